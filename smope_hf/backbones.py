@@ -1,0 +1,141 @@
+"""The supported ViT families: where the attention modules are, and what the pooled feature is."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.utils.hub import resolve_revision
+
+EMBEDDED = "embedded"  # the name of the small ViT that comes with the package
+EMBEDDED_FOLDER = Path(__file__).parent / "embedded" / "letters-vit"
+
+
+@dataclass(frozen=True)
+class BackboneFamily:
+    """What SMoPE needs to know of one family of vision transformers.
+
+    Args:
+        layers: dotted path from the model to its list of transformer layers.
+        attention: name of the attention module in a layer.
+        prefix_tokens: number of tokens before the patches, from the config; 0 where there is no CLS token.
+        init_kwargs: what to build the model with, to leave out heads that SMoPE does not use.
+        resizes: "argument" when other image sizes need `interpolate_pos_encoding=True`, "always" when they just work.
+        normalize: the final layer norm, where the model leaves `last_hidden_state` without it.
+    """
+
+    layers: str
+    attention: str = "attention"
+    prefix_tokens: Callable[[PreTrainedConfig], int] = lambda config: 1
+    init_kwargs: dict = field(default_factory=dict)
+    resizes: str = "argument"
+    normalize: Callable[[PreTrainedModel, Tensor], Tensor] = lambda backbone, tokens: tokens
+
+    def attention_modules(self, backbone: PreTrainedModel) -> list[nn.Module]:
+        return [getattr(layer, self.attention) for layer in backbone.get_submodule(self.layers)]
+
+    def poolings(self, config: PreTrainedConfig) -> tuple[str, ...]:
+        """The poolings that this backbone offers, the default first."""
+        return ("cls", "mean") if self.prefix_tokens(config) else ("mean",)
+
+    def pool(self, backbone: PreTrainedModel, tokens: Tensor, pooling: str) -> Tensor:
+        """The feature of an image: its CLS token or the mean of its patch tokens, (B, N, D) -> (B, D)."""
+        if pooling == "cls":
+            return self.normalize(backbone, tokens[:, 0])
+        return self.normalize(backbone, tokens[:, self.prefix_tokens(backbone.config) :]).mean(dim=1)
+
+
+class BeitFamily(BackboneFamily):
+    """BEiT puts its final layer norm behind the mean over the patches when its config says so."""
+
+    def poolings(self, config):
+        return ("mean",) if config.use_mean_pooling else ("cls", "mean")
+
+    def pool(self, backbone, tokens, pooling):
+        return backbone.pooler(tokens) if backbone.config.use_mean_pooling else super().pool(backbone, tokens, pooling)
+
+
+def _registers(config: PreTrainedConfig) -> int:
+    return 1 + config.num_register_tokens
+
+
+NO_POOLER = {"add_pooling_layer": False}
+FAMILIES: dict[str, BackboneFamily] = {
+    "vit": BackboneFamily("layers", init_kwargs=NO_POOLER),
+    "deit": BackboneFamily("layers", init_kwargs=NO_POOLER, prefix_tokens=lambda config: 2),
+    "vit_msn": BackboneFamily("layers"),
+    "beit": BeitFamily("layers"),
+    "dinov2": BackboneFamily("encoder.layer", resizes="always"),
+    "dinov2_with_registers": BackboneFamily("encoder.layer", prefix_tokens=_registers, resizes="always"),
+    "dinov3_vit": BackboneFamily("model.layer", prefix_tokens=_registers, resizes="always"),
+    "clip_vision_model": BackboneFamily(
+        "encoder.layers", "self_attn", normalize=lambda backbone, tokens: backbone.post_layernorm(tokens)
+    ),
+    "siglip_vision_model": BackboneFamily("encoder.layers", "self_attn", prefix_tokens=lambda config: 0),
+    "ijepa": BackboneFamily("layers", init_kwargs=NO_POOLER, prefix_tokens=lambda config: 0),
+}
+
+
+def family_of(config: PreTrainedConfig) -> BackboneFamily:
+    """The row of the table for a backbone's config.
+
+    Raises:
+        ValueError: when the model type is not in the table; the message lists those that are.
+    """
+    if config.model_type not in FAMILIES:
+        raise ValueError(
+            f"backbone_config.model_type = {config.model_type!r} is not supported. Supported backbones: "
+            f"{', '.join(FAMILIES)}."
+        )
+    return FAMILIES[config.model_type]
+
+
+def head_shape(config: PreTrainedConfig) -> tuple[int, int]:
+    """Number of attention heads H and size d of each."""
+    heads = config.num_attention_heads
+    return heads, getattr(config, "head_dim", None) or config.hidden_size // heads
+
+
+def build_backbone(config: PreTrainedConfig, attn_implementation: str) -> PreTrainedModel:
+    """A backbone with random weights."""
+    return AutoModel.from_config(
+        config, attn_implementation=attn_implementation, **family_of(config).init_kwargs
+    )
+
+
+def load_backbone(name_or_path: str, revision: str | None = None, **hub_kwargs) -> tuple[PreTrainedModel, str | None]:
+    """Load a pre-trained backbone in float32, from the Hub, a folder, or the package ("embedded").
+
+    Of a model with an image and a text half (CLIP, SigLIP) the image half is loaded.
+
+    Args:
+        name_or_path: Hub id, folder, or "embedded".
+        revision: branch, tag or commit on the Hub.
+
+    Returns:
+        The model and the commit that the revision stands for (None for folders).
+    """
+    if name_or_path == EMBEDDED:
+        name_or_path = str(EMBEDDED_FOLDER)
+    revision = resolve_revision(name_or_path, revision, **hub_kwargs)
+    config = AutoConfig.from_pretrained(name_or_path, revision=revision, **hub_kwargs)
+    if config.model_type not in FAMILIES and hasattr(config, "vision_config"):
+        config = config.vision_config
+    family = family_of(config)
+    backbone = AutoModel._model_mapping[type(config)].from_pretrained(
+        name_or_path, config=config, revision=revision, dtype=torch.float32, **family.init_kwargs, **hub_kwargs
+    )
+    return backbone, getattr(revision, "resolved", revision)
+
+
+def weights_fingerprint(backbone: nn.Module) -> str:
+    """SHA-256 over names, shapes and float32 values of a backbone's weights, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(backbone.state_dict().items()):
+        tensor = tensor.detach().to("cpu", torch.float32).contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(memoryview(tensor.view(-1).numpy()).cast("B"))
+    return digest.hexdigest()
