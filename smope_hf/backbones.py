@@ -101,9 +101,12 @@ def head_shape(config: PreTrainedConfig) -> tuple[int, int]:
 
 def build_backbone(config: PreTrainedConfig, attn_implementation: str) -> PreTrainedModel:
     """A backbone with random weights."""
-    return AutoModel.from_config(
-        config, attn_implementation=attn_implementation, **family_of(config).init_kwargs
-    )
+    return AutoModel.from_config(config, attn_implementation=attn_implementation, **family_of(config).init_kwargs)
+
+
+def local_name(name_or_path: str) -> str:
+    """Where transformers finds a backbone: its folder for "embedded", else the name itself."""
+    return str(EMBEDDED_FOLDER) if name_or_path == EMBEDDED else name_or_path
 
 
 def load_backbone(name_or_path: str, revision: str | None = None, **hub_kwargs) -> tuple[PreTrainedModel, str | None]:
@@ -118,8 +121,7 @@ def load_backbone(name_or_path: str, revision: str | None = None, **hub_kwargs) 
     Returns:
         The model and the commit that the revision stands for (None for folders).
     """
-    if name_or_path == EMBEDDED:
-        name_or_path = str(EMBEDDED_FOLDER)
+    name_or_path = local_name(name_or_path)
     revision = resolve_revision(name_or_path, revision, **hub_kwargs)
     config = AutoConfig.from_pretrained(name_or_path, revision=revision, **hub_kwargs)
     if config.model_type not in FAMILIES and hasattr(config, "vision_config"):

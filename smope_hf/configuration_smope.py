@@ -64,10 +64,9 @@ class SMoPEConfig(PreTrainedConfig):
     output_router_scores: bool = False
 
     def __post_init__(self, **kwargs):
-        names_given = self.id2label is not None or kwargs.get("num_labels") is not None
+        if kwargs.get("num_labels") is None:
+            kwargs["num_labels"] = len(self.id2label or [index for task in self.tasks or [] for index in task])
         super().__post_init__(**kwargs)
-        if not names_given:  # the library's default of two classes means nothing before the first task
-            self.id2label, self.label2id = {}, {}
         if self.tasks is None:
             self.tasks = [list(range(self.num_labels))] if self.num_labels else []
         if self.label2id is None or len(self.label2id) != len(self.id2label):

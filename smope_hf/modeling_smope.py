@@ -94,9 +94,7 @@ class SMoPEForImageClassification(AdapterCheckpointMixin, PreTrainedModel):
         config.backbone_config = self.backbone.config
         heads, head_dim = head_shape(config.backbone_config)
         self.prefix_experts = nn.ModuleList(
-            PrefixExperts(
-                heads, head_dim, config.num_experts, config.top_k, config.noise_epsilon, config.routing
-            )
+            PrefixExperts(heads, head_dim, config.num_experts, config.top_k, config.noise_epsilon, config.routing)
             for _ in config.prompt_layers
         )
         self.classifier = IncrementalHead(config.hidden_size, config.num_labels)
@@ -204,6 +202,18 @@ class SMoPEForImageClassification(AdapterCheckpointMixin, PreTrainedModel):
         finally:
             for experts, old in zip(self.prefix_experts, before, strict=True):
                 vars(experts).update(old)
+
+    @torch.no_grad()
+    def backbone_features(self, pixel_values: Tensor) -> Tensor:
+        """Pooled features of the frozen backbone alone, without experts: (B, 3, height, width) -> (B, D)."""
+        bound = [module for module in self.family.attention_modules(self.backbone) if BINDING in module.__dict__]
+        experts = [module.__dict__.pop(BINDING) for module in bound]
+        try:
+            tokens = self.backbone(pixel_values).last_hidden_state
+        finally:
+            for module, layer_experts in zip(bound, experts, strict=True):
+                module.__dict__[BINDING] = layer_experts
+        return self.family.pool(self.backbone, tokens, self.config.pooling)
 
     @torch.no_grad()
     def update_usage(self, router_scores: Sequence[Tensor]):

@@ -3,6 +3,8 @@
 Shapes: B images, H heads, N tokens, d head size, E experts, K selected experts.
 """
 
+import contextlib
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -51,7 +53,7 @@ class PrefixExperts(nn.Module):
 
     def score(self, query: Tensor) -> Tensor:
         """Step 1: one unscaled score per expert for the whole image, in float32: (B, H, N, d) -> (B, H, E)."""
-        with torch.autocast(query.device.type, enabled=False):
+        with without_autocast(query):
             mean_query = at_least_float32(query).mean(dim=2)  # (B, H, d)
             return torch.einsum("bhd,hed->bhe", mean_query, at_least_float32(self.keys))
 
@@ -127,7 +129,7 @@ class PrefixExperts(nn.Module):
         scores = scores * scaling
         if selected is not None:
             scores = scores.masked_fill(~membership(selected, scores.shape[-1]), float("-inf"))
-        with torch.autocast(scores.device.type, enabled=False):
+        with without_autocast(scores):
             value = torch.einsum("bhe,hed->bhd", scores.softmax(dim=-1), at_least_float32(self.values))
         return scores.logsumexp(dim=-1), value
 
@@ -135,6 +137,12 @@ class PrefixExperts(nn.Module):
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Routing runs in float32 also under half precision, so that rounding does not pick the experts."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager:
+    """Keep autocast from lowering the precision of the routing; devices without autocast need nothing."""
+    kind = tensor.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else contextlib.nullcontext()
 
 
 def score_range(scores: Tensor) -> Tensor:
@@ -174,9 +182,11 @@ class GatedAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         query, key, value, prefix_value, mask, output, joint_lse, gate = ctx.saved_tensors
-        grad_query, grad_key, grad_value = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            grad, query, key, value, output, joint_lse, 0.0, False, attn_mask=mask, scale=ctx.scaling
-        )
+        grad_query = grad_key = grad_value = None
+        if any(ctx.needs_input_grad[:3]):  # nothing before the first prompt layer is trained
+            grad_query, grad_key, grad_value = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+                grad, query, key, value, output, joint_lse, 0.0, False, attn_mask=mask, scale=ctx.scaling
+            )
         grad_prefix = torch.einsum("bhn,bhnd->bhd", gate.to(grad.dtype), grad)
         along_output = torch.einsum("bhnd,bhnd->bhn", grad, output)  # (B, H, N)
         grad_bias = (grad_prefix * prefix_value).sum(dim=-1) - (gate * along_output).sum(dim=-1)
@@ -200,9 +210,9 @@ def fused_attention(module, query, key, value, attention_mask, scaling=None, dro
     """Attention of one layer, (B, H, N, d) each -> (B, N, H, d); layers without experts use plain sdpa."""
     experts = module.__dict__.get(BINDING)
     if experts is None:
-        kwargs.pop("output_attentions", None)
+        kwargs |= {"is_causal": False, "output_attentions": False}
         return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=False, **kwargs
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     bias, prefix_value = experts.virtual_token(*experts(query), scaling)

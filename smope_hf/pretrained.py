@@ -90,7 +90,9 @@ class AdapterCheckpointMixin:
 
 def _read_adapter(name, revision, where: dict) -> dict[str, torch.Tensor] | None:
     """The weights of an adapter-only checkpoint, or None for one with its backbone."""
-    path = cached_file(name, SAFE_WEIGHTS_NAME, revision=revision, _raise_exceptions_for_missing_entries=False, **where)
+    path = cached_file(
+        name, SAFE_WEIGHTS_NAME, revision=revision, _raise_exceptions_for_missing_entries=False, **where
+    )
     if path is None:
         index = cached_file(
             name, SAFE_WEIGHTS_INDEX_NAME, revision=revision, _raise_exceptions_for_missing_entries=False, **where

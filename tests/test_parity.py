@@ -77,7 +77,9 @@ def relative(ours, theirs):
 def test_usage_counts_and_marks(published):
     _, tensors, model = published
     assert torch.equal(torch.stack([e.usage_counts for e in model.prefix_experts]), tensors["usage_counts"].long())
-    assert torch.equal(torch.stack([e.frequently_used for e in model.prefix_experts]), tensors["frequently_used"].bool())
+    assert torch.equal(
+        torch.stack([e.frequently_used for e in model.prefix_experts]), tensors["frequently_used"].bool()
+    )
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
@@ -115,6 +117,7 @@ def test_losses_and_gradients(published):
     assert relative(values, tensors["grad.prefix_values"]) < 1e-4
     head = tensors["grad.classifier.weight"]
     assert relative(model.classifier.weight.grad, head[: settings["classes_seen"]]) < 1e-4
-    assert not head[settings["classes_seen"] :].any() and not model.classifier.weight.grad[
-        : settings["classes_seen_before"]
-    ].any()
+    assert (
+        not head[settings["classes_seen"] :].any()
+        and not model.classifier.weight.grad[: settings["classes_seen_before"]].any()
+    )
