@@ -1,0 +1,126 @@
+"""The manifest of a task stream: what another machine needs to know that it has the same tasks, image by image."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import datasets
+import fsspec
+import numpy as np
+
+from .task_split import TaskSplit
+
+if TYPE_CHECKING:
+    from .tasks import TaskStream
+
+FORMAT_VERSION = 1
+_ROWS_PER_READ = 32
+
+
+def build_manifest(stream: "TaskStream") -> dict[str, Any]:
+    """Describe a task stream as JSON. Reads every encoded image once, a few at a time; decodes none.
+
+    Args:
+        stream: The tasks.
+
+    Returns:
+        `protocol_hash` covers class names, class ids and the content, labels and order of the images of every split:
+        all that makes two results comparable, however it was specified. `options`, `name` and `columns` say how the
+        tasks were made; `information` holds what may differ between machines.
+    """
+    tasks = [
+        {
+            "index": task.index,
+            "class_ids": list(task.class_ids),
+            "class_names": list(task.class_names),
+            "train": _describe_split(task.train),
+            "validation": None if task.validation is None else _describe_split(task.validation),
+            "test": _describe_split(task.test),
+        }
+        for task in stream
+    ]
+    return {
+        "format_version": FORMAT_VERSION,
+        "name": stream.name,
+        "protocol_hash": _protocol_hash(tasks),
+        "seed": stream.options["seed"],
+        "num_classes": stream.num_classes,
+        "columns": {"image": stream.image_column, "label": stream.label_column},
+        "options": dict(stream.options),
+        "tasks": tasks,
+        "information": {
+            "fingerprints": dict(stream.fingerprints),
+            "source": stream.source,
+            "datasets_version": datasets.__version__,
+        },
+    }
+
+
+def manifest_differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+    """What keeps the results of two runs from being compared.
+
+    Args:
+        first: A manifest.
+        second: Another one.
+
+    Returns:
+        One sentence per difference in the tasks; empty if and only if the protocol hashes are equal.
+    """
+    if first["format_version"] != second["format_version"]:
+        return [f"manifest formats {first['format_version']} and {second['format_version']} cannot be compared"]
+    if first["protocol_hash"] == second["protocol_hash"]:
+        return []
+    if len(first["tasks"]) != len(second["tasks"]):
+        return [f"{len(first['tasks'])} tasks against {len(second['tasks'])}"]
+    differences = []
+    for one, other in zip(first["tasks"], second["tasks"]):
+        where = f"task {one['index']}"
+        if one["class_names"] != other["class_names"]:
+            differences.append(f"{where}: classes {one['class_names']} against {other['class_names']}")
+            continue
+        for split in ("train", "validation", "test"):
+            sizes = [0 if task[split] is None else task[split]["num_samples"] for task in (one, other)]
+            if sizes[0] != sizes[1]:
+                differences.append(f"{where}, {split}: {sizes[0]} images against {sizes[1]}")
+            elif one[split] != other[split]:
+                differences.append(f"{where}, {split}: {sizes[0]} images each, but other images, labels or order")
+    return differences or ["the protocol hashes differ, but no task does: a manifest was edited"]
+
+
+def _protocol_hash(tasks: list[dict[str, Any]]) -> str:
+    text = json.dumps([FORMAT_VERSION, tasks], sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _describe_split(split: TaskSplit) -> dict[str, Any]:
+    return {"num_samples": len(split), "sha256": _content_hash(split)}
+
+
+def _content_hash(split: TaskSplit) -> str:
+    """SHA-256 over, row by row, the SHA-256 of the encoded image and the class id (int64, little endian)."""
+    content = hashlib.sha256()
+    for label, image in zip(split.labels, _encoded_images(split), strict=True):
+        content.update(hashlib.sha256(image).digest())
+        content.update(np.int64(label).astype("<i8").tobytes())
+    return content.hexdigest()
+
+
+def _encoded_images(split: TaskSplit) -> Iterator[bytes]:
+    for start in range(0, len(split), _ROWS_PER_READ):
+        positions = np.arange(start, min(start + _ROWS_PER_READ, len(split)))
+        for position, encoded in zip(positions, split.encoded(positions)):
+            yield _file_content(split, int(position), encoded)
+
+
+def _file_content(split: TaskSplit, position: int, encoded: dict[str, Any] | None) -> bytes:
+    if encoded is not None and encoded["bytes"] is not None:
+        return encoded["bytes"]
+    if encoded is None or encoded["path"] is None:
+        raise ValueError(f"{split.describe(position)} holds no image: remove the row")
+    try:
+        # Archives on the Hub stay where they are ("zip://a.png::hf://..."); everything else is a local file.
+        with fsspec.open(encoded["path"], "rb") if "://" in encoded["path"] else open(encoded["path"], "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise ValueError(f"{split.describe(position)}: the image file cannot be read ({error})") from error
