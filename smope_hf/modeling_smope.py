@@ -13,6 +13,7 @@ from transformers.utils import ModelOutput
 from . import prefix_experts
 from .backbones import build_backbone, family_of, head_shape, load_backbone, weights_fingerprint
 from .configuration_smope import SMoPEConfig
+from .incremental_head import IncrementalHead
 from .prefix_experts import BINDING, PrefixExperts
 from .pretrained import AdapterCheckpointMixin
 
@@ -46,25 +47,6 @@ class SMoPEImageClassifierOutput(ModelOutput):
     selected_experts: tuple[Tensor, ...] | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
-
-
-class IncrementalHead(nn.Linear):
-    """A linear head over the classes seen so far, (B, D) -> (B, C); starts without any and grows by rows."""
-
-    @torch.no_grad()
-    def reset_parameters(self):
-        self.weight.normal_(std=0.02)
-        self.bias.zero_()
-
-    @torch.no_grad()
-    def grown(self, num_new: int) -> "IncrementalHead":
-        """The same head with new rows below the old ones, which stay bit-equal."""
-        rows = self.out_features
-        head = IncrementalHead(
-            self.in_features, rows + num_new, device=self.weight.device, dtype=self.weight.dtype
-        ).train(self.training)
-        head.weight[:rows], head.bias[:rows] = self.weight, self.bias
-        return head
 
 
 class SMoPEForImageClassification(AdapterCheckpointMixin, PreTrainedModel):

@@ -14,6 +14,8 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
+from .embedded_data import EMBEDDED, digits
+
 TEST_SPLIT_NAMES = ("test", "validation", "valid", "val")
 
 
@@ -28,7 +30,8 @@ def load_dataset_dict(
 
     Args:
         name_or_path: Data set id on the Hub, a folder of images (one folder per class), a folder of parquet files, a
-            folder made by `save_to_disk`, or a loader's name such as "parquet" together with `data_files`.
+            folder made by `save_to_disk`, a loader's name such as "parquet" together with `data_files`, or "embedded"
+            for the handwritten digits that come along.
         config_name: Configuration of a data set on the Hub.
         revision: Branch, tag or commit of a data set on the Hub.
         data_files: Passed to `datasets.load_dataset`.
@@ -40,6 +43,8 @@ def load_dataset_dict(
         FileNotFoundError: If the folder does not exist.
         ValueError: If an option does not go with a folder made by `save_to_disk`.
     """
+    if name_or_path == EMBEDDED:
+        return digits()
     folder = Path(name_or_path).expanduser()
     if folder.is_dir() and ((folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()):
         given = {"config_name": config_name, "revision": revision, "data_files": data_files}

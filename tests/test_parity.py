@@ -21,7 +21,7 @@ def load(name):
 
 
 def build(settings, tensors, form):
-    """The model as it stood when the published code ran: weights, usage, marks and stored keys reached by our steps."""
+    """The model as it stood when the published code ran: usage, marks and stored keys reached by our own steps."""
     seen_before, seen = settings["classes_seen_before"], settings["classes_seen"]
     backbone_config = ViTConfig(
         **{

@@ -1,0 +1,192 @@
+"""Class statistics and the alignment of the head with them (design.md, step 11). Nothing here loops over classes."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+VARIANCE_FLOOR = 1e-4
+
+
+@dataclass
+class ClassStatistics:
+    """What is kept of the images of C classes: enough to go on without them. Features have D dimensions.
+
+    Args:
+        mean: (C, D) float32.
+        variance: (C, D) float32, per dimension, over the class's images.
+        count: (C,) int64, images per class.
+        scatter: (D, D) float32, sum over all images of the outer product of their deviation from their class's mean.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
+    scatter: Tensor
+
+    @classmethod
+    def empty(cls, feature_size: int) -> "ClassStatistics":
+        """Statistics of no class."""
+        return cls(
+            torch.zeros(0, feature_size),
+            torch.zeros(0, feature_size),
+            torch.zeros(0, dtype=torch.long),
+            torch.zeros(feature_size, feature_size),
+        )
+
+    def joined(self, new: "ClassStatistics") -> "ClassStatistics":
+        """These classes followed by the new ones, with one scatter over both."""
+        return ClassStatistics(
+            torch.cat([self.mean, new.mean]),
+            torch.cat([self.variance, new.variance]),
+            torch.cat([self.count, new.count]),
+            self.scatter + new.scatter,
+        )
+
+    def covariance(self, shrinkage: float = 0.0) -> Tensor:
+        """Shared within-class covariance (D, D) in float64: (1 - shrinkage) S + shrinkage * mean variance * I."""
+        freedom = max(int(self.count.sum()) - len(self.count), 1)
+        covariance = self.scatter.double() / freedom
+        identity = torch.eye(len(covariance), dtype=torch.float64)
+        return (1 - shrinkage) * covariance + shrinkage * covariance.diagonal().mean() * identity
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        return {"mean": self.mean, "variance": self.variance, "count": self.count, "scatter": self.scatter}
+
+
+class StatisticsAccumulator:
+    """Collects class statistics of consecutive classes batch by batch, in float64 on the features' device.
+
+    Args:
+        num_classes: classes C.
+        feature_size: dimensions D.
+    """
+
+    def __init__(self, num_classes: int, feature_size: int, device: torch.device | str = "cpu"):
+        # MPS has no float64; there the sums are float32
+        kind = torch.float32 if torch.device(device).type == "mps" else torch.float64
+        self.count = torch.zeros(num_classes, dtype=torch.long, device=device)
+        self.total = torch.zeros(num_classes, feature_size, dtype=kind, device=device)
+        self.squares = torch.zeros(num_classes, feature_size, dtype=kind, device=device)
+        self.products = torch.zeros(feature_size, feature_size, dtype=kind, device=device)
+
+    def update(self, features: Tensor, labels: Tensor):
+        """Add images: features (B, D), labels (B,) counted from 0."""
+        features = features.to(self.total.dtype)
+        self.count.index_add_(0, labels, torch.ones_like(labels))
+        self.total.index_add_(0, labels, features)
+        self.squares.index_add_(0, labels, features.square())
+        self.products.addmm_(features.T, features)
+
+    def result(self) -> ClassStatistics:
+        """The statistics, in float32 on the CPU.
+
+        Raises:
+            ValueError: when a class got no image.
+        """
+        if not bool((self.count > 0).all()):
+            missing = (self.count == 0).nonzero().flatten().tolist()
+            raise ValueError(
+                f"The task's classes {missing} (counted from 0) have no training image to take statistics of."
+            )
+        count = self.count.unsqueeze(1).to(self.total.dtype)
+        mean = self.total / count
+        variance = (self.squares / count - mean.square()).clamp(min=0)
+        scatter = self.products - (mean * count).T @ mean
+        scatter = (scatter + scatter.T) / 2
+        return ClassStatistics(mean.float().cpu(), variance.float().cpu(), self.count.cpu(), scatter.float().cpu())
+
+
+def lda_head(statistics: ClassStatistics, shrinkage: float) -> tuple[Tensor, Tensor]:
+    """Linear discriminant analysis with a shared covariance and equal priors, in closed form.
+
+    Returns:
+        weight (C, D) = mean . covariance^-1 and bias (C,) = -1/2 mean . covariance^-1 . mean, float32.
+
+    Raises:
+        ValueError: when the covariance has no inverse; more shrinkage gives it one.
+    """
+    covariance = statistics.covariance(shrinkage)
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    if bool(failed):
+        raise ValueError(
+            f"alignment_shrinkage = {shrinkage} leaves the shared covariance of {int(statistics.count.sum())} images "
+            f"without an inverse in {len(covariance)} dimensions. Set it higher, for example to 0.01, up to 1."
+        )
+    mean = statistics.mean.double()
+    weight = torch.cholesky_solve(mean.T, factor).T
+    return weight.float(), (-0.5 * (weight * mean).sum(dim=1)).float()
+
+
+class GaussianSampler:
+    """Draws features of given classes: mean + noise of the class's variances, or of the shared covariance.
+
+    Args:
+        statistics: of all classes.
+        full: the shared covariance instead of each class's own variances.
+    """
+
+    def __init__(self, statistics: ClassStatistics, full: bool, generator: torch.Generator):
+        self.mean, self.full, self.generator = statistics.mean, full, generator
+        if full:
+            covariance = statistics.covariance()
+            covariance.diagonal().add_(VARIANCE_FLOOR)
+            self.spread = torch.linalg.cholesky(covariance).float().T.contiguous()  # (D, D)
+        else:
+            self.spread = (statistics.variance + VARIANCE_FLOOR).sqrt()  # (C, D)
+
+    def __call__(self, labels: Tensor) -> Tensor:
+        """One feature per label: (B,) -> (B, D)."""
+        noise = torch.randn(len(labels), self.mean.shape[1], generator=self.generator)
+        return self.mean[labels] + (noise @ self.spread if self.full else noise * self.spread[labels])
+
+
+def train_on_samples(head: nn.Linear, statistics: ClassStatistics, full: bool, num_old: int, args, generator):
+    """Retrain the head alone on Gaussian samples, every class equally often: AdamW with a cosine over all steps.
+
+    Args:
+        head: over all C classes; changed in place.
+        full: sample from the shared covariance.
+        num_old: old classes, the number of steps in an epoch.
+        args: [`ContinualTrainingArguments`], whose `alignment_*` and `batch_size` are used.
+    """
+    sampler = GaussianSampler(statistics, full, generator)
+    classes, device = len(statistics.count), head.weight.device
+    batch = max(1, round(args.alignment_batch_ratio * args.batch_size))
+    steps = args.alignment_epochs * num_old
+    optimizer = torch.optim.AdamW(
+        head.parameters(), lr=args.alignment_learning_rate, weight_decay=args.alignment_weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    order = torch.empty(0, dtype=torch.long)
+    for _ in range(steps):
+        while len(order) < batch:
+            order = torch.cat([order, torch.randperm(classes, generator=generator)])
+        labels, order = order[:batch], order[batch:]
+        loss = F.cross_entropy(head(sampler(labels).to(device, head.weight.dtype)).float(), labels.to(device))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+
+
+def align_classifier(head: nn.Linear, statistics: ClassStatistics, num_old: int, args, generator: torch.Generator):
+    """Set the head right for all classes from their statistics, by `args.alignment`; changes it in place.
+
+    Raises:
+        ValueError: when head and statistics differ in the number of classes, or a covariance has no inverse.
+    """
+    if head.out_features != len(statistics.count):
+        raise ValueError(
+            f"The head has {head.out_features} classes and the class statistics {len(statistics.count)}. Alignment "
+            "needs statistics of every class; take them from the checkpoint that the model comes from."
+        )
+    if args.alignment == "lda":
+        weight, bias = lda_head(statistics, args.alignment_shrinkage)
+        with torch.no_grad():
+            head.weight.copy_(weight)
+            head.bias.copy_(bias)
+    elif args.alignment in ("gaussian", "gaussian-full"):
+        with torch.enable_grad():
+            train_on_samples(head, statistics, args.alignment == "gaussian-full", num_old, args, generator)

@@ -1,0 +1,173 @@
+"""The folder of one task: written whole or not at all, read from safetensors and JSON alone (design.md, section 4)."""
+
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .alignment import ClassStatistics
+from .files import write_json
+from .modeling_smope import SMoPEForImageClassification
+
+FORMAT_VERSION = 1
+STATISTICS_FILE = "class_statistics.safetensors"
+ROUTING_FILE = "routing.json"
+STATE_FILE = "trainer_state.json"
+
+
+def task_folder(output_dir: str | os.PathLike, index: int) -> Path:
+    """Folder of the task with this index: task-01 for 0."""
+    return Path(output_dir) / f"task-{index + 1:02d}"
+
+
+def saved_tasks(output_dir: str | os.PathLike) -> list[Path]:
+    """The task folders of a run, in order, up to the first gap."""
+    found = []
+    while (task_folder(output_dir, len(found)) / STATE_FILE).is_file():
+        found.append(task_folder(output_dir, len(found)))
+    return found
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A folder beside `target` that becomes it when the block ends, and vanishes when the block fails.
+
+    Raises:
+        FileExistsError: when the target exists.
+    """
+    if target.exists():
+        raise FileExistsError(f"{target} exists already. Give another output_dir, or resume that run.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+    beside.mkdir()
+    try:
+        yield beside
+        for path in sorted(beside.rglob("*")):
+            if path.is_file():
+                _sync(path)
+        _sync(beside)
+        os.rename(beside, target)
+        _sync(target.parent)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+
+
+def remove_partial(output_dir: str | os.PathLike):
+    """Delete what a killed process left half written."""
+    for path in Path(output_dir).glob(".task-*.partial"):
+        shutil.rmtree(path)
+
+
+def _sync(path: Path):
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def routing_report(model: SMoPEForImageClassification, usage_history: list[Tensor]) -> dict:
+    """What a person wants to know of the routing.
+
+    Args:
+        model: the model after its last task.
+        usage_history: for each task the counts (L, H, E) that its images added.
+    """
+    counts = torch.stack([experts.usage_counts.cpu() for experts in model.prefix_experts])  # (L, H, E)
+    marked = torch.stack([experts.frequently_used.cpu() for experts in model.prefix_experts])
+    config = model.config
+    layers = [
+        {
+            "layer": layer,
+            "dead_experts": [_positions(head == 0) for head in counts[index]],
+            "frequently_used_experts": [_positions(head) for head in marked[index]],
+            "usage_share": _shares(counts[index]),
+            "usage_share_by_task": [_shares(task[index]) for task in usage_history],
+        }
+        for index, layer in enumerate(config.prompt_layers)
+    ]
+    return {
+        "format_version": FORMAT_VERSION,
+        "num_experts": config.num_experts,
+        "top_k": config.top_k,
+        "noise_epsilon": config.noise_epsilon,
+        "routing": config.routing,
+        "images_by_task": [int(task[0, 0].sum()) // config.top_k for task in usage_history],
+        "dead_share": round((counts == 0).double().mean().item(), 6),
+        "frequently_used_share": round(marked.double().mean().item(), 6),
+        "layers": layers,
+    }
+
+
+def _positions(mask: Tensor) -> list[int]:
+    return mask.nonzero().flatten().tolist()
+
+
+def _shares(counts: Tensor) -> list[list[float]]:
+    shares = counts.double() / counts.sum(dim=-1, keepdim=True).clamp(min=1)
+    return [[round(share, 6) for share in head] for head in shares.tolist()]
+
+
+def save_task(
+    folder: Path,
+    model: SMoPEForImageClassification,
+    image_processor,
+    statistics: ClassStatistics,
+    usage_history: list[Tensor],
+    state: dict,
+    card: str,
+):
+    """Write a task's folder: the model, what is needed to go on, and what a person reads.
+
+    Args:
+        folder: must not exist yet.
+        statistics: of every class seen.
+        usage_history: for each task the counts (L, H, E) that its images added.
+        state: the run so far, as JSON.
+        card: text of README.md.
+    """
+    with whole_folder(folder) as beside:
+        model.save_pretrained(beside)
+        image_processor.save_pretrained(beside)
+        tensors = {**statistics.to_tensors(), "usage_by_task": torch.stack(usage_history)}
+        save_file({name: value.contiguous() for name, value in tensors.items()}, beside / STATISTICS_FILE)
+        write_json(beside / ROUTING_FILE, routing_report(model, usage_history))
+        write_json(beside / STATE_FILE, {"format_version": FORMAT_VERSION, **state})
+        (beside / "README.md").write_text(card, encoding="utf-8")
+
+
+def load_statistics(folder: Path) -> tuple[ClassStatistics, list[Tensor]]:
+    """Class statistics and usage history of a task's folder."""
+    tensors = load_file(folder / STATISTICS_FILE)
+    usage = list(tensors.pop("usage_by_task"))
+    return ClassStatistics(**tensors), usage
+
+
+def load_state(folder: Path) -> dict:
+    """The run as it stood when the folder was written.
+
+    Raises:
+        ValueError: when it was written by a newer version of the package.
+    """
+    state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+    version = state.get("format_version")
+    if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
+        raise ValueError(
+            f"{folder / STATE_FILE} has format_version {version!r}; this version of smope_hf reads 1 to "
+            f"{FORMAT_VERSION}. Install a newer smope_hf."
+        )
+    return state
+
+
+def task_index(folder: Path) -> int:
+    """Index of a task's folder, from its name."""
+    return int(re.fullmatch(r"task-(\d+)", folder.name)[1]) - 1

@@ -1,0 +1,37 @@
+"""The data set that comes along: scikit-learn's handwritten digits."""
+
+import datasets
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+EMBEDDED = "embedded"
+NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+TEST_FRACTION, SPLIT_SEED = 0.25, 0
+
+
+def digits() -> datasets.DatasetDict:
+    """1,797 handwritten digits as 8 x 8 grey images, a quarter of each class held out for testing.
+
+    Returns:
+        Splits "train" and "test" with the columns `image` and `label`, always the same ones.
+    """
+    source = load_digits()
+    pixels = np.rint(source.images * 255 / 16).astype(np.uint8)  # 17 levels of grey, (n, 8, 8)
+    rows = dict(
+        zip(
+            ("train", "test"),
+            train_test_split(
+                np.arange(len(pixels)), test_size=TEST_FRACTION, random_state=SPLIT_SEED, stratify=source.target
+            ),
+        )
+    )
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=NAMES)})
+    return datasets.DatasetDict(
+        {
+            split: datasets.Dataset.from_dict(
+                {"image": list(pixels[chosen]), "label": source.target[chosen].tolist()}, features=features
+            )
+            for split, chosen in rows.items()
+        }
+    )

@@ -1,0 +1,53 @@
+"""The optimizer and learning-rate schedule of one training phase (design.md, step 10)."""
+
+import math
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+
+from .modeling_smope import SMoPEForImageClassification
+from .training_args import ContinualTrainingArguments
+
+
+def build_optimizer(model: SMoPEForImageClassification, args: ContinualTrainingArguments) -> torch.optim.AdamW:
+    """A fresh AdamW: the head at `learning_rate`, the prefix experts at `prefix_lr_multiplier` times that."""
+    head, prefix = args.learning_rate, args.learning_rate * args.prefix_lr_multiplier
+    return torch.optim.AdamW(
+        [
+            {"params": list(model.prefix_experts.parameters()), "lr": prefix, "name": "prefix"},
+            {"params": list(model.classifier.parameters()), "lr": head, "name": "head"},
+        ],
+        weight_decay=args.weight_decay,
+    )
+
+
+def learning_rate_at(step: int, peak: float, args: ContinualTrainingArguments, epochs: int, epoch_steps: int) -> float:
+    """Learning rate of one step: `min_learning_rate` while frozen, then a cosine from the peak down to it.
+
+    Args:
+        step: optimisation step of the phase, from 0.
+        peak: learning rate at the start of the cosine.
+        epochs: epochs of the phase.
+        epoch_steps: steps of an epoch.
+    """
+    frozen = min(args.freeze_epochs, epochs - 1) * epoch_steps
+    if step < frozen:
+        return args.min_learning_rate
+    if args.lr_schedule == "constant":
+        return peak
+    done, total = step - frozen, epochs * epoch_steps - frozen
+    if args.lr_schedule == "cosine-per-epoch":
+        done = done // epoch_steps * epoch_steps
+    cosine = (1 + math.cos(math.pi * min(done / total, 1.0))) / 2
+    return args.min_learning_rate + (peak - args.min_learning_rate) * cosine
+
+
+def build_schedule(
+    optimizer: torch.optim.Optimizer, args: ContinualTrainingArguments, epochs: int, epoch_steps: int
+) -> LambdaLR:
+    """`learning_rate_at` for every parameter group, as a torch scheduler that is stepped once per step."""
+
+    def factor(peak: float):
+        return lambda step: learning_rate_at(step, peak, args, epochs, epoch_steps) / peak
+
+    return LambdaLR(optimizer, [factor(group["lr"]) for group in optimizer.param_groups])

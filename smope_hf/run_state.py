@@ -1,0 +1,85 @@
+"""What a run has reached, and whether a saved one is the same run."""
+
+import importlib.metadata
+import platform
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from .accuracy_matrix import AccuracyMatrix
+from .alignment import ClassStatistics
+from .configuration_smope import SMoPEConfig
+
+PACKAGES = ("smope_hf", "torch", "transformers", "datasets", "accelerate", "numpy", "pillow")
+MODEL_FIELDS = (
+    "base_model_fingerprint", "prompt_layers", "num_experts", "top_k", "noise_epsilon", "router_loss_coef",
+    "prototype_loss_coef", "routing", "pooling",
+)  # fmt: skip
+
+
+@dataclass
+class RunState:
+    """What a run has reached.
+
+    Args:
+        statistics: of every class seen.
+        usage_history: for each task the usage counts (L, H, E) that its images added.
+        matrix: accuracy matrix so far.
+        seconds: for each task the wall time of each stage.
+    """
+
+    statistics: ClassStatistics
+    usage_history: list[Tensor] = field(default_factory=list)
+    matrix: AccuracyMatrix = field(default_factory=AccuracyMatrix)
+    seconds: list[dict[str, float]] = field(default_factory=list)
+
+    def begin_task(self) -> dict[str, float]:
+        """Open the next task's record of seconds."""
+        self.seconds.append({})
+        return self.seconds[-1]
+
+    def rows(self) -> list[list[float]]:
+        """The lower triangle of the accuracy matrix."""
+        return [row[: index + 1].tolist() for index, row in enumerate(self.matrix.as_array())]
+
+    @classmethod
+    def from_saved(cls, saved: dict, statistics: ClassStatistics, usage_history: list[Tensor]) -> "RunState":
+        return cls(statistics, usage_history, AccuracyMatrix(saved["accuracy_matrix"]), saved["seconds_by_task"])
+
+
+def check_same_run(
+    folder: Path, saved: dict, recipe: dict, protocol_hash: str, saved_config: SMoPEConfig, config: SMoPEConfig
+):
+    """Refuse to go on with a run under other settings, on other tasks or with another model.
+
+    Raises:
+        ValueError: naming every difference.
+    """
+    different = [
+        f"{name} was {saved['recipe'].get(name)!r} and is {recipe.get(name)!r}"
+        for name in sorted({*recipe, *saved["recipe"]})
+        if saved["recipe"].get(name) != recipe.get(name)
+    ]
+    for name in MODEL_FIELDS:
+        before, now = getattr(saved_config, name), getattr(config, name)
+        if before != now:
+            different.append(f"{name} was {before!r} and is {now!r}")
+    if saved["protocol_hash"] != protocol_hash:
+        different.append("the tasks are others (their manifest's protocol_hash differs: data, class order or split)")
+    if different:
+        raise ValueError(
+            f"The run in {folder.parent} cannot be resumed with other settings: {'; '.join(different)}. Give the "
+            "settings it was started with, or another output_dir."
+        )
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a result."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found

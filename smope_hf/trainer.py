@@ -1,0 +1,302 @@
+"""The continual training loop: learn a task, take statistics, align the head, evaluate, save."""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import tqdm
+from rich.console import Console
+from torch import Tensor
+
+from . import checkpoint
+from .accuracy_matrix import AccuracyMatrix
+from .alignment import ClassStatistics, StatisticsAccumulator, align_classifier
+from .augmentation import BatchAugmentation, Normalization, processed_size
+from .batches import DecodedImages, GlobalBatches, gather_rows
+from .callbacks import ContinualCallback
+from .metrics import continual_metrics
+from .model_card import build_card
+from .modeling_smope import SMoPEForImageClassification
+from .results import print_results, write_results
+from .run_state import RunState, check_same_run, versions
+from .seeding import derive_generator, derive_seed
+from .task_split import TaskSplit
+from .tasks import Task, TaskStream
+from .training_args import ContinualTrainingArguments
+from .training_phase import TrainingPhase
+
+
+class ContinualTrainer:
+    """Learns the tasks of a stream one after the other.
+
+    Args:
+        model: a fresh model (`SMoPEForImageClassification.from_backbone`); the trainer adds the classes.
+        args: settings.
+        stream: the tasks.
+        image_processor: the backbone's own; saved with every checkpoint.
+        callbacks: told what happens, in the order given.
+
+    Raises:
+        ValueError: when the model knows classes already.
+    """
+
+    def __init__(
+        self,
+        model: SMoPEForImageClassification,
+        args: ContinualTrainingArguments,
+        stream: TaskStream,
+        image_processor,
+        callbacks: Sequence[ContinualCallback] = (),
+    ):
+        if model.config.tasks:
+            raise ValueError(
+                f"The model already knows {model.config.num_labels} classes. Give a fresh one from from_backbone(); "
+                "to go on with an interrupted run, set resume=True."
+            )
+        self.args, self.stream, self.image_processor = args, stream, image_processor
+        self.callbacks = list(callbacks)
+        trackers = None if args.report_to == "none" else args.report_to
+        AcceleratorState._reset_state()  # or a second trainer of a notebook could not have another precision
+        self.accelerator = Accelerator(
+            mixed_precision=args.mixed_precision, log_with=trackers, project_dir=args.output_dir
+        )
+        self.model = model.to(self.accelerator.device)
+        size = processed_size(image_processor)
+        self.augment = BatchAugmentation(size, args.crop_scale, args.crop_ratio, args.flip_probability)
+        self.normalize = Normalization.from_processor(image_processor, args.normalization)
+        self.state = RunState(ClassStatistics.empty(model.config.hidden_size))
+        self.yardsticks: dict[str, AccuracyMatrix] = {}
+        self._test_images: dict[int, DecodedImages] = {}
+        self.logged_steps = 0
+
+    # ------------------------------------------------------------------ the run
+
+    def train(self) -> dict:
+        """Learn every task that is not learned yet.
+
+        Returns:
+            The content of metrics.json.
+
+        Raises:
+            FileExistsError: when the output folder holds a run and `args.resume` is off.
+            ValueError: when the run to resume had other settings, tasks or another model.
+            TrainingDivergedError: when the loss is not finite; the message names the step and the last checkpoint.
+        """
+        manifest = self.stream.manifest()
+        self._prepare_output(manifest)
+        if self.args.report_to != "none":
+            self.accelerator.init_trackers("smope", config=_flat(self.args.recipe()))
+        for task in self.stream[len(self.model.config.tasks) :]:
+            self._learn(task, manifest)
+        content = self._finish(manifest)
+        self.notify("on_train_end", content)
+        self.accelerator.end_training()
+        return content
+
+    def _learn(self, task: Task, manifest: dict):
+        self.notify("on_task_begin", task)
+        seconds = self.state.begin_task()
+        torch.manual_seed(derive_seed(self.args.seed, "new head rows", task.index))
+        self.model.begin_task(task.class_names)
+        self.model.to(self.accelerator.device)
+        images = self.decoded(task.train)
+        with self._timed(seconds, "training"):
+            if task.index == 0 and self.args.warmup_epochs:
+                with self.model.dense_routing():
+                    TrainingPhase(self, task, "dense", self.args.warmup_epochs).run(images)
+            TrainingPhase(self, task, "sparse", self.args.epochs).run(images)
+        with self._timed(seconds, "statistics"):
+            self._take_statistics(task, images)
+        with self._timed(seconds, "alignment"):
+            if task.index > 0:
+                generator = derive_generator(self.args.seed, "alignment", task.index)
+                head, old = self.model.classifier, task.class_ids.start
+                align_classifier(head, self.state.statistics, old, self.args, generator)
+        with self._timed(seconds, "evaluation"):
+            self.state.matrix.add_row(self._accuracies())
+        if self.args.save_checkpoints:
+            with self._timed(seconds, "saving"):
+                self._save(task, manifest)
+        self.notify("on_task_end", task)
+
+    def _finish(self, manifest: dict) -> dict:
+        content = {"metrics": continual_metrics(self.state.matrix.as_array(), self._test_counts())}
+        if self.accelerator.is_main_process:
+            details = {
+                "accuracy_matrix": self.state.rows(),
+                "test_counts": self._test_counts(),
+                "seconds_by_task": self.state.seconds,
+                "num_processes": self.accelerator.num_processes,
+                "recipe": self.args.recipe(),
+                "versions": versions(),
+            }
+            content = write_results(
+                self.args.output_dir, self.state.matrix, self._test_counts(), manifest, details, self.yardsticks
+            )
+            print_results(Console(), self.state.matrix, content)
+        self.accelerator.wait_for_everyone()
+        return content
+
+    # ------------------------------------------------------------------ after a task's training
+
+    @torch.no_grad()
+    def _take_statistics(self, task: Task, images: DecodedImages):
+        """Count usage and take class statistics in one pass over the task's training images (steps 5 and 11)."""
+        args, device = self.args, self.accelerator.device
+        crops = None
+        if args.statistics == "train":
+            crops = self.augment.draw(len(images), derive_generator(args.seed, "statistics", task.index))
+        before = self._usage()
+        accumulator = StatisticsAccumulator(len(task.class_names), self.model.config.hidden_size, device)
+        batches = GlobalBatches(images, args.eval_batch_size, self.accelerator, args.dataloader_num_workers)
+        with self.model.raw_routing():
+            for pixels, labels, rows, batch_size in self.with_bar(batches(), len(batches), task, "statistics"):
+                pixels = pixels.to(device)
+                pixels = self.normalize(pixels if crops is None else self.augment(pixels, crops[rows]))
+                with self.accelerator.autocast():
+                    output = self.model(pixels, output_router_scores=True)
+                together = [output.pooled_output.float(), labels.to(device), *output.router_scores]
+                features, labels, *scores = (gather_rows(self.accelerator, rows, batch_size) for rows in together)
+                accumulator.update(features, labels - task.class_ids.start)
+                self.model.update_usage(scores)
+        self.state.statistics = self.state.statistics.joined(accumulator.result())
+        self.state.usage_history.append(self._usage() - before)
+
+    def _usage(self) -> Tensor:
+        return torch.stack([experts.usage_counts.cpu() for experts in self.model.prefix_experts])  # (L, H, E)
+
+    @torch.no_grad()
+    def predict(self, images: DecodedImages) -> Tensor:
+        """Predicted class id of every image of a split, (n,), among all classes seen."""
+        self.model.eval()
+        batches = GlobalBatches(images, self.args.eval_batch_size, self.accelerator, self.args.dataloader_num_workers)
+        predicted = []
+        for pixels, _, _, batch_size in batches():
+            with self.accelerator.autocast():
+                logits = self.model(self.normalize(pixels.to(self.accelerator.device))).logits
+            predicted.append(gather_rows(self.accelerator, logits.argmax(dim=-1), batch_size))
+        return torch.cat(predicted).cpu()
+
+    def _accuracies(self) -> list[float]:
+        """Accuracy on the test images of every task seen; a row of the accuracy matrix."""
+        seen = self.stream[: len(self.model.config.tasks)]
+        accuracies = []
+        for task in self.with_bar(seen, len(seen), seen[-1], "evaluation"):
+            if task.index not in self._test_images:
+                self._test_images[task.index] = self.decoded(task.test)
+            images = self._test_images[task.index]
+            accuracies.append((self.predict(images) == images.labels).double().mean().item())
+        return accuracies
+
+    def evaluate(self) -> dict:
+        """Evaluate the model as it is on the test images of every task it has seen.
+
+        Returns:
+            `accuracies` by task, their mean `average_accuracy` and the `weighted_accuracy` over all images.
+        """
+        if not self.model.config.tasks:
+            raise ValueError("The model knows no class yet. Call train() first.")
+        accuracies = self._accuracies()
+        counts = self._test_counts()[: len(accuracies)]
+        weighted = sum(a * n for a, n in zip(accuracies, counts, strict=True)) / sum(counts)
+        return {
+            "accuracies": accuracies,
+            "average_accuracy": sum(accuracies) / len(accuracies),
+            "weighted_accuracy": weighted,
+        }
+
+    # ------------------------------------------------------------------ saving and going on
+
+    def _save(self, task: Task, manifest: dict):
+        if self.accelerator.is_main_process:
+            recipe = json.dumps(self.args.recipe(), indent=2)
+            card = build_card(self.model.config, self.stream, self.state.matrix, recipe, manifest["protocol_hash"])
+            folder = checkpoint.task_folder(self.args.output_dir, task.index)
+            state = {
+                "recipe": self.args.recipe(),
+                "protocol_hash": manifest["protocol_hash"],
+                "accuracy_matrix": self.state.rows(),
+                "test_counts": self._test_counts()[: task.index + 1],
+                "seconds_by_task": self.state.seconds,
+                "logged_steps": self.logged_steps,
+                "versions": versions(),
+            }
+            history = self.state.usage_history
+            checkpoint.save_task(folder, self.model, self.image_processor, self.state.statistics, history, state, card)
+        self.accelerator.wait_for_everyone()
+
+    def _prepare_output(self, manifest: dict):
+        output_dir = Path(self.args.output_dir)
+        saved = checkpoint.saved_tasks(output_dir)
+        if saved and not self.args.resume:
+            raise FileExistsError(
+                f"{output_dir} already holds {len(saved)} learned tasks. Set resume to go on with them, or give "
+                "another output_dir."
+            )
+        if self.accelerator.is_main_process:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            checkpoint.remove_partial(output_dir)
+        if saved:
+            self._resume_from(saved[-1], manifest)
+
+    def _resume_from(self, folder: Path, manifest: dict):
+        saved = checkpoint.load_state(folder)
+        model = SMoPEForImageClassification.from_pretrained(
+            folder,
+            backbone=self.model.backbone,
+            dtype=self.model.dtype,
+            attn_implementation=self.model.config._attn_implementation,
+        )
+        check_same_run(folder, saved, self.args.recipe(), manifest["protocol_hash"], model.config, self.model.config)
+        statistics, usage_history = checkpoint.load_statistics(folder)
+        self.model = model.to(self.accelerator.device)
+        self.state = RunState.from_saved(saved, statistics, usage_history)
+        self.logged_steps = saved["logged_steps"]
+        self.accelerator.print(f"Resuming behind {folder}: {len(model.config.tasks)} tasks are learned.")
+
+    # ------------------------------------------------------------------ small things
+
+    def _test_counts(self) -> list[int]:
+        return [len(task.test) for task in self.stream]
+
+    def decoded(self, split: TaskSplit) -> DecodedImages:
+        """The split's images, kept decoded while `image_cache_gib` allows."""
+        size = self.augment.size
+        in_use = sum(images.cache.nbytes for images in self._test_images.values() if images.cache is not None)
+        budget = self.args.image_cache_gib * 2**30 - in_use
+        return DecodedImages(split, self.image_processor, size, budget)
+
+    def notify(self, event: str, *what):
+        """Call a method of every callback."""
+        for callback in self.callbacks:
+            getattr(callback, event)(self, *what)
+
+    @contextmanager
+    def _timed(self, seconds: dict, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        seconds[stage] = round(time.perf_counter() - start, 3)
+
+    def bar(self, total: int, description: str):
+        """A progress bar, on the main process only."""
+        return tqdm(total=total, desc=description, disable=self.args.disable_progress, leave=False)
+
+    def with_bar(self, items, total: int, task: Task, stage: str) -> Iterator:
+        """Go through items under a progress bar."""
+        bar = self.bar(total, f"task {task.index + 1}/{len(self.stream)} {stage}")
+        for item in items:
+            yield item
+            bar.update()
+        bar.close()
+
+
+def _flat(recipe: dict) -> dict:
+    """Settings as trackers take them."""
+    return {
+        name: value if isinstance(value, (int, float, str, bool)) else str(value) for name, value in recipe.items()
+    }

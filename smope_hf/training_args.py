@@ -1,0 +1,115 @@
+"""Settings of a continual training run."""
+
+import math
+from dataclasses import asdict, dataclass, field, fields
+
+ALIGNMENTS = ("none", "gaussian", "gaussian-full", "lda")
+
+
+def _setting(default, text: str, choices: tuple[str, ...] | None = None):
+    """A field with its help text; a list becomes the default of a fresh list each time."""
+    metadata = {"help": text} if choices is None else {"help": text, "choices": list(choices)}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class ContinualTrainingArguments:
+    """How a [`ContinualTrainer`] learns each task. Defaults follow the paper's CIFAR-100 recipe where it has one.
+
+    Raises:
+        ValueError: for a value outside what is allowed; the message names the field, the value and what is allowed.
+    """
+
+    output_dir: str = _setting("runs/smope", "Folder of the run: task-NN/, metrics.json, manifest.json, plots/.")
+    seed: int = _setting(0, "Seed of everything random in training; the class order has the stream's own.")
+    epochs: int = _setting(20, "Sparse epochs of each task, at least 1.")
+    dense_epochs: int | None = _setting(None, "Dense warm-up epochs of the first task; default half of `epochs`.")
+    batch_size: int = _setting(128, "Images per optimisation step over all processes, at least 1.")
+    eval_batch_size: int = _setting(256, "Images per evaluation step over all processes, at least 1.")
+    gradient_accumulation_steps: int = _setting(1, "Parts that a batch is computed in, at least 1.")
+    learning_rate: float = _setting(0.005, "Peak learning rate of the head, above 0.")
+    prefix_lr_multiplier: float = _setting(5.0, "Learning rate of the prefix experts over the head's, above 0.")
+    min_learning_rate: float = _setting(1e-6, "Learning rate at the end of the cosine and during the freeze.")
+    freeze_epochs: int = _setting(0, "Epochs at `min_learning_rate` before the cosine starts.")
+    lr_schedule: str = _setting("cosine", "Step of the cosine.", ("cosine", "cosine-per-epoch", "constant"))
+    weight_decay: float = _setting(0.0, "AdamW weight decay, at least 0.")
+    max_grad_norm: float | None = _setting(None, "Clip the gradient's norm to this; default no clipping.")
+    crop_scale: list[float] = _setting([0.05, 1.0], "Area of the random crop, as shares of the image.")
+    crop_ratio: list[float] = _setting([3 / 4, 4 / 3], "Width over height of the random crop.")
+    flip_probability: float = _setting(0.5, "Probability of a horizontal flip, 0 to 1; 0 for digits and text.")
+    normalization: str = _setting(
+        "processor", "Pixel values: the image processor's mean and std, or [0, 1].", ("processor", "reference")
+    )
+    statistics: str = _setting(
+        "eval", "Transform of the images in the class statistics; train is the published way.", ("eval", "train")
+    )
+    alignment: str = _setting("lda", "How the head is aligned after each task from the second on.", ALIGNMENTS)
+    alignment_epochs: int = _setting(50, "Epochs of gaussian alignment, as many steps each as there are old classes.")
+    alignment_batch_ratio: float = _setting(1.0, "Samples per alignment step, over `batch_size`.")
+    alignment_learning_rate: float = _setting(1e-5, "Learning rate of gaussian alignment.")
+    alignment_weight_decay: float = _setting(5e-4, "Weight decay of gaussian alignment.")
+    alignment_shrinkage: float = _setting(0.001, "Share of the mean variance in lda's covariance, 0 to 1.")
+    mixed_precision: str = _setting("no", "Precision of the forward pass.", ("no", "bf16", "fp16"))
+    gradient_checkpointing: bool = _setting(False, "Compute activations twice to save memory.")
+    image_cache_gib: float = _setting(4.0, "Memory for decoded images, GiB; what does not fit is decoded each time.")
+    dataloader_num_workers: int = _setting(0, "Processes that decode images; 0 decodes in the main one.")
+    report_to: str = _setting("none", "Tracker of losses and metrics.", ("none", "tensorboard", "trackio"))
+    logging_steps: int = _setting(10, "Steps between two readings of the loss, at least 1.")
+    resume: bool = _setting(False, "Go on behind the last whole task-NN folder in `output_dir`.")
+    save_checkpoints: bool = _setting(True, "Save a task-NN folder after each task.")
+    disable_progress: bool = _setting(False, "Show no progress bars.")
+
+    def __post_init__(self):
+        for setting in fields(self):
+            choices = setting.metadata.get("choices")
+            if choices:
+                self._check(setting.name, getattr(self, setting.name) in choices, f"one of {choices}")
+        at_least_one = ("epochs", "batch_size", "eval_batch_size", "gradient_accumulation_steps", "logging_steps")
+        for name in (*at_least_one, "alignment_epochs"):
+            self._check_number(name, 1, whole=True)
+        for name in ("freeze_epochs", "seed", "dataloader_num_workers"):
+            self._check_number(name, 0, whole=True)
+        if self.dense_epochs is not None:
+            self._check_number("dense_epochs", 0, whole=True)
+        for name in ("weight_decay", "min_learning_rate", "alignment_weight_decay", "image_cache_gib"):
+            self._check_number(name, 0)
+        positive = ("learning_rate", "prefix_lr_multiplier", "alignment_learning_rate", "alignment_batch_ratio")
+        for name in positive if self.max_grad_norm is None else (*positive, "max_grad_norm"):
+            self._check_number(name, 0, above=True)
+        for name in ("flip_probability", "alignment_shrinkage"):
+            self._check_number(name, 0, most=1)
+        self._check("freeze_epochs", self.freeze_epochs < self.epochs, f"below epochs = {self.epochs}")
+        self._check(
+            "gradient_accumulation_steps",
+            self.gradient_accumulation_steps <= self.batch_size,
+            f"at most batch_size = {self.batch_size}",
+        )
+
+    def _check_number(self, name: str, least: float, most: float = math.inf, whole=False, above=False):
+        value = getattr(self, name)
+        kind = int if whole else (int, float)
+        fits = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+        fits = fits and (least < value if above else least <= value) and value <= most
+        bound = f"above {least}" if above else f"at least {least}"
+        limit = "" if most == math.inf else f" and at most {most}"
+        self._check(name, fits, f"a finite {'whole ' if whole else ''}number {bound}{limit}")
+
+    def _check(self, name: str, allowed: bool, what_is_allowed: str):
+        if not allowed:
+            given = f"ContinualTrainingArguments.{name} = {getattr(self, name)!r}"
+            raise ValueError(f"{given} is not allowed. Allowed: {what_is_allowed}.")
+
+    @property
+    def warmup_epochs(self) -> int:
+        """Dense epochs of the first task."""
+        return self.epochs // 2 if self.dense_epochs is None else self.dense_epochs
+
+    def recipe(self) -> dict:
+        """The settings that decide the result: all but where it goes, what it shows, and how it is computed."""
+        elsewhere = {
+            "output_dir", "resume", "report_to", "logging_steps", "disable_progress", "image_cache_gib",
+            "dataloader_num_workers", "eval_batch_size", "save_checkpoints",
+        }  # fmt: skip
+        return {name: value for name, value in asdict(self).items() if name not in elsewhere}

@@ -1,0 +1,113 @@
+"""One phase of a task's training: a fresh optimizer and schedule over some epochs (design.md, step 10)."""
+
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from .batches import DecodedImages, GlobalBatches, shuffled
+from .checkpoint import saved_tasks
+from .optimization import build_optimizer, build_schedule
+from .seeding import derive_generator
+from .tasks import Task
+
+LOSSES = ("loss", "cross_entropy", "router_loss", "prototype_loss")
+
+
+class TrainingDivergedError(RuntimeError):
+    """The training loss is not finite."""
+
+
+class TrainingPhase:
+    """Trains experts and head on one task for some epochs.
+
+    Args:
+        trainer: the [`ContinualTrainer`] whose model, settings and devices are used.
+        task: the task.
+        name: "dense" or "sparse"; part of the seeds, so that phases differ.
+        epochs: passes over the task's training images.
+    """
+
+    def __init__(self, trainer, task: Task, name: str, epochs: int):
+        self.trainer, self.task, self.name, self.epochs = trainer, task, name, epochs
+        self.args, self.accelerator = trainer.args, trainer.accelerator
+
+    def run(self, images: DecodedImages):
+        """Train, and leave the trainer's model in evaluation mode.
+
+        Raises:
+            TrainingDivergedError: when a loss is not finite; the message names the step and the last checkpoint.
+        """
+        args, trainer = self.args, self.trainer
+        batches = GlobalBatches(images, args.batch_size, self.accelerator, args.dataloader_num_workers)
+        if args.gradient_checkpointing:
+            trainer.model.activation_checkpointing_enable()
+        trainer.model.train()
+        model, optimizer = self.accelerator.prepare(trainer.model, build_optimizer(trainer.model, args))
+        schedule = build_schedule(optimizer, args, self.epochs, len(batches))
+        history = torch.zeros(self.epochs * len(batches), len(LOSSES), device=self.accelerator.device)
+        bar = trainer.bar(len(history), f"task {self.task.index + 1}/{len(trainer.stream)} {self.name}")
+        for epoch in range(self.epochs):
+            purpose = (self.task.index, self.name, epoch)
+            crops = trainer.augment.draw(len(images), derive_generator(args.seed, "augmentation", *purpose))
+            order = shuffled(len(images), args.seed, *purpose)
+            for step, batch in enumerate(batches(order), start=epoch * len(batches)):
+                history[step] = self._step(model, optimizer, batch, batches.share(batch[-1]), crops)
+                schedule.step()
+                bar.update()
+                if (step + 1) % args.logging_steps == 0 or step + 1 == len(history):
+                    self._read_losses(history, step + 1, bar)
+        bar.close()
+        self._release(model)
+        trainer.model.eval()
+
+    def _step(self, model, optimizer, batch, share: int, crops: Tensor) -> Tensor:
+        """One optimisation step over this process's share of a global batch; gives the losses without waiting."""
+        images, labels, rows, batch_size = batch
+        trainer, device = self.trainer, self.accelerator.device
+        parts = min(self.args.gradient_accumulation_steps, len(rows))
+        losses = torch.zeros(len(LOSSES), device=device)
+        for index, part in enumerate(torch.arange(len(rows)).tensor_split(parts)):
+            # the mean over the global batch, also where processes or parts have unequal shares of it
+            weight = share * len(part) / len(rows) * self.accelerator.num_processes / batch_size
+            with nullcontext() if index + 1 == parts else self.accelerator.no_sync(model):
+                pixels = images[part].to(device, non_blocking=True)
+                pixels = trainer.normalize(trainer.augment(pixels, crops[rows[part]]))
+                with self.accelerator.autocast():
+                    output = model(pixels, labels=labels[part].to(device, non_blocking=True))
+                self.accelerator.backward(output.loss * weight)
+            losses += weight * torch.stack([output[name].detach().float() for name in LOSSES])
+        if self.args.max_grad_norm is not None:
+            self.accelerator.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        return losses
+
+    def _read_losses(self, history: Tensor, done: int, bar):
+        """Read the losses since the last reading; the only place where training waits for the device."""
+        recent = history[(done - 1) // self.args.logging_steps * self.args.logging_steps : done]
+        recent = self.accelerator.reduce(recent, reduction="mean").cpu()
+        broken = (~recent.isfinite().all(dim=1)).nonzero().flatten()
+        if len(broken):
+            saved = saved_tasks(self.args.output_dir)
+            last = f"The last good checkpoint is {saved[-1]}" if saved else "No task has been saved yet"
+            step = done - len(recent) + int(broken[0]) + 1
+            raise TrainingDivergedError(
+                f"The loss of task {self.task.index + 1} is not finite at step {step} of its {self.name} phase. "
+                f"{last}. Lower learning_rate (now {self.args.learning_rate}) or set max_grad_norm."
+            )
+        means = dict(zip(LOSSES, recent.mean(dim=0).tolist(), strict=True))
+        bar.set_postfix(loss=f"{means['loss']:.3f}")
+        self.trainer.logged_steps += len(recent)
+        if self.args.report_to != "none":
+            values = {f"train/{name}": value for name, value in means.items()}
+            self.accelerator.log(values, step=self.trainer.logged_steps)
+        self.trainer.notify("on_log", self.task, means)
+
+    def _release(self, model):
+        """Take off what `prepare` put around the model, so that its head can grow and it can be copied and saved."""
+        bare = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        for patch in ("forward", "_original_forward"):
+            bare.__dict__.pop(patch, None)
+        self.accelerator.free_memory()
+        self.trainer.model = bare

@@ -1,0 +1,87 @@
+"""Three yardsticks on the frozen backbone, on the same tasks: what a method must beat to be worth its training."""
+
+import torch
+import torch.nn.functional as F
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.neighbors import NearestCentroid
+from torch import Tensor
+
+from .accuracy_matrix import AccuracyMatrix
+from .batches import DecodedImages, GlobalBatches, gather_rows, shuffled
+from .incremental_head import IncrementalHead
+from .optimization import learning_rate_at
+from .seeding import derive_seed
+
+
+@torch.no_grad()
+def frozen_features(trainer, images: DecodedImages) -> Tensor:
+    """Pooled features of the backbone without any prompt, (n, D) float32, under the evaluation transform."""
+    accelerator = trainer.accelerator
+    features = []
+    for pixels, _, _, batch_size in GlobalBatches(images, trainer.args.eval_batch_size, accelerator)():
+        with accelerator.autocast():
+            pooled = trainer.model.backbone_features(trainer.normalize(pixels.to(accelerator.device)))
+        features.append(gather_rows(accelerator, pooled.float(), batch_size))
+    return torch.cat(features).cpu()
+
+
+def nearest_class_mean(features, labels, tests) -> list[Tensor]:
+    """Predictions for each test set by the nearest class mean (Euclidean)."""
+    classifier = NearestCentroid().fit(features.numpy(), labels.numpy())
+    return [torch.from_numpy(classifier.predict(test.numpy())) for test in tests]
+
+
+def discriminant_analysis(features, labels, tests, shrinkage: float) -> list[Tensor]:
+    """Predictions for each test set by linear discriminant analysis with a shared covariance and equal priors."""
+    classes = len(labels.unique())
+    classifier = LinearDiscriminantAnalysis("lsqr", shrinkage=shrinkage, priors=[1 / classes] * classes)
+    classifier.fit(features.double().numpy(), labels.numpy())
+    return [torch.from_numpy(classifier.predict(test.double().numpy())) for test in tests]
+
+
+def train_linear_head(head: IncrementalHead, features: Tensor, labels: Tensor, first: int, args, task: int):
+    """Train a linear head on frozen features for one task, on its own classes' logits, as SMoPE trains its head."""
+    optimizer = torch.optim.AdamW(head.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
+    steps = -(-len(labels) // args.batch_size)
+    for epoch in range(args.epochs):
+        order = shuffled(len(labels), args.seed, "linear", task, epoch)
+        for step, rows in enumerate(order.split(args.batch_size), start=epoch * steps):
+            rate = learning_rate_at(step, args.learning_rate, args, args.epochs, steps)
+            optimizer.param_groups[0]["lr"] = rate
+            loss = F.cross_entropy(head(features[rows])[:, first:], labels[rows] - first)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
+def run_yardsticks(trainer) -> dict[str, AccuracyMatrix]:
+    """Accuracy matrices of `ncm`, `lda` (both over the features of all classes seen) and `linear`, task after task.
+
+    Args:
+        trainer: a [`ContinualTrainer`]; its stream, settings and frozen backbone are used, its model is not changed.
+    """
+    train, labels, tests, truths = [], [], [], []
+    matrices = {name: AccuracyMatrix() for name in ("ncm", "lda", "linear")}
+    head = IncrementalHead(trainer.model.config.hidden_size, 0)
+    for task in trainer.with_bar(trainer.stream, len(trainer.stream), trainer.stream[-1], "yardsticks"):
+        images, test_images = trainer.decoded(task.train), trainer.decoded(task.test)
+        train.append(frozen_features(trainer, images))
+        tests.append(frozen_features(trainer, test_images))
+        labels.append(images.labels)
+        truths.append(test_images.labels)
+        torch.manual_seed(derive_seed(trainer.args.seed, "linear", task.index))
+        head = head.grown(len(task.class_names))
+        train_linear_head(head, train[-1], labels[-1], task.class_ids.start, trainer.args, task.index)
+        with torch.no_grad():
+            predictions = {
+                "ncm": nearest_class_mean(torch.cat(train), torch.cat(labels), tests),
+                "lda": discriminant_analysis(
+                    torch.cat(train), torch.cat(labels), tests, trainer.args.alignment_shrinkage
+                ),
+                "linear": [head(test).argmax(dim=1) for test in tests],
+            }
+        for name, predicted in predictions.items():
+            matrices[name].add_row(
+                [(p == truth).double().mean().item() for p, truth in zip(predicted, truths, strict=True)]
+            )
+    return matrices

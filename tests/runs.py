@@ -1,0 +1,76 @@
+"""A tiny run that takes a few seconds: a random ViT learns six digits in three tasks."""
+
+import json
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
+
+from smope_hf import ContinualTrainer, ContinualTrainingArguments, SMoPEForImageClassification, TaskStream
+from smope_hf.embedded_data import digits
+
+NUM_TASKS, TRAIN_PER_CLASS, TEST_PER_CLASS = 3, 9, 5
+
+
+def tiny_stream(**options) -> TaskStream:
+    data = digits()
+    few = {split: data[split].select(np.flatnonzero(np.asarray(data[split]["label"]) < 6)) for split in data}
+    few = {split: rows.cast_column("label", datasets.ClassLabel(names=list("abcdef"))) for split, rows in few.items()}
+    settings = {
+        "num_tasks": NUM_TASKS,
+        "max_train_samples_per_class": TRAIN_PER_CLASS,
+        "max_test_samples_per_class": TEST_PER_CLASS,
+        **options,
+    }
+    return TaskStream(datasets.DatasetDict(few), **settings)
+
+
+def save_backbone(folder: Path) -> str:
+    """A random ViT and its image processor, as a pre-trained one would lie on disk."""
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=32, num_hidden_layers=4, num_attention_heads=2, intermediate_size=64, image_size=16, patch_size=8
+    )
+    backbone = ViTModel(config, add_pooling_layer=False)
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(4)
+    backbone.save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(folder)
+    return str(folder)
+
+
+def tiny_args(output_dir: Path, **settings) -> ContinualTrainingArguments:
+    settings = {"epochs": 2, "batch_size": 8, "eval_batch_size": 8, "flip_probability": 0.0, **settings}
+    return ContinualTrainingArguments(output_dir=str(output_dir), disable_progress=True, **settings)
+
+
+def tiny_trainer(backbone: str, output_dir: Path, stream=None, callbacks=(), model_fields=None, **settings):
+    fields = {"num_experts": 6, "top_k": 2, **(model_fields or {})}
+    torch.manual_seed(settings.get("seed", 0))
+    model = SMoPEForImageClassification.from_backbone(backbone, **fields)
+    args = tiny_args(output_dir, **settings)
+    processor = ViTImageProcessorPil.from_pretrained(backbone)
+    return ContinualTrainer(model, args, stream or tiny_stream(), processor, callbacks)
+
+
+def read(folder: Path, name: str):
+    return json.loads((folder / name).read_text())
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """Everything numeric in a task's folder."""
+    from safetensors.torch import load_file
+
+    files = ("model.safetensors", "class_statistics.safetensors")
+    return {f"{file}/{name}": tensor for file in files for name, tensor in load_file(folder / file).items()}
+
+
+def assert_same_tensors(first: Path, second: Path):
+    first, second = tensors(first), tensors(second)
+    assert first.keys() == second.keys()
+    different = [name for name in first if not torch.equal(first[name], second[name])]
+    assert not different
