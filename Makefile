@@ -6,6 +6,8 @@ STAMP := $(VENV)/.installed
 # a CPU build of torch is enough for the demo and the tests
 TORCH := $(shell grep '^torch==' constraints.txt)
 SOURCES := smope_hf examples tests
+# waiting threads that spin slow each other down many times on a machine that is not all ours
+export OMP_WAIT_POLICY ?= passive
 
 .PHONY: demo test quality style docs clean
 

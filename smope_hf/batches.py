@@ -34,6 +34,12 @@ class DecodedImages(Dataset):
     def __len__(self) -> int:
         return len(self.split)
 
+    def share_memory(self):
+        """Let worker processes fill the same cache; without it each would decode into a copy that is lost."""
+        if self.cache is not None:
+            self.cache.share_memory_()
+            self.decoded.share_memory_()
+
     def __getitems__(self, rows: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Images (B, 3, h, w) uint8, class ids (B,), rows (B,)."""
         rows = torch.as_tensor(rows)
@@ -72,6 +78,8 @@ class GlobalBatches:
     def __init__(self, dataset: DecodedImages, batch_size: int, accelerator: Accelerator, num_workers: int = 0):
         self.dataset, self.batch_size, self.num_workers = dataset, batch_size, num_workers
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
+        if num_workers:
+            dataset.share_memory()
 
     def __len__(self) -> int:
         return math.ceil(len(self.dataset) / self.batch_size)

@@ -50,8 +50,10 @@ def whole_folder(target: Path) -> Iterator[Path]:
     beside.mkdir()
     try:
         yield beside
+        readable = beside.stat().st_mode & 0o666  # safetensors would keep its files from everybody else
         for path in sorted(beside.rglob("*")):
             if path.is_file():
+                path.chmod(readable)
                 _sync(path)
         _sync(beside)
         os.rename(beside, target)

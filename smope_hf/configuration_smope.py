@@ -117,6 +117,14 @@ class SMoPEConfig(PreTrainedConfig):
         allowed = family_of(self.backbone_config).poolings(self.backbone_config)
         _check("pooling", self.pooling, self.pooling in allowed, f"one of {allowed} for this backbone")
 
+    def validate_class_names(self):
+        """Check that every class has a name of its own."""
+        names = list(self.id2label.values())
+        fits = all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
+        _check("id2label", self.id2label, fits, "text, different for each class")
+        back = {name: index for index, name in self.id2label.items()}
+        _check("label2id", self.label2id, self.label2id == back, "the reverse of id2label")
+
     def validate_tasks(self):
         """Check that the tasks list every class id once, in the order of the ids."""
         ids = [index for task in self.tasks for index in task]

@@ -1,6 +1,9 @@
 """The README.md of a checkpoint, written from what happened in the run."""
 
+from pathlib import Path
+
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from .backbones import EMBEDDED
 from .metrics import continual_metrics
@@ -11,7 +14,7 @@ TEMPLATE = """---
 
 # SMoPE after task {{ num_tasks }}: {{ num_classes }} classes
 
-A frozen vision transformer (`{{ base_model }}`{% if revision %}, revision `{{ revision }}`{% endif %}) that learned
+A frozen vision transformer (`{{ backbone }}`{% if revision %}, revision `{{ revision }}`{% endif %}) that learned
 {{ num_classes }} classes of `{{ dataset }}` in {{ num_tasks }} tasks, one after the other and without the images of
 earlier tasks, through a Sparse Mixture of Prompt Experts (SMoPE, arXiv 2509.24483). This checkpoint holds the experts,
 their routing state, the head, and the class statistics that are needed to teach it more classes.
@@ -60,7 +63,7 @@ def build_card(config, stream, matrix, recipe: str, protocol_hash: str) -> str:
     """
     metrics = continual_metrics(matrix)
     base = config.base_model_name_or_path
-    on_hub = base is not None and base != EMBEDDED and not base.startswith((".", "/", "~"))
+    on_hub = is_hub_id(base)
     data = ModelCardData(
         library_name="smope_hf",
         license="apache-2.0",
@@ -86,6 +89,7 @@ def build_card(config, stream, matrix, recipe: str, protocol_hash: str) -> str:
         num_tasks=len(config.tasks),
         num_classes=config.num_labels,
         dataset=stream.name,
+        backbone=base if on_hub or base == EMBEDDED else config.backbone_config.model_type,
         revision=config.base_model_revision,
         faa=_percent(metrics["final_average_accuracy"]),
         caa=_percent(metrics["cumulative_average_accuracy"]),
@@ -94,6 +98,17 @@ def build_card(config, stream, matrix, recipe: str, protocol_hash: str) -> str:
         recipe=recipe,
         protocol_hash=protocol_hash,
     ).content
+
+
+def is_hub_id(name: str | None) -> bool:
+    """Whether a base model's name is one that another machine can load: an "owner/name" that is no folder here."""
+    if name is None or name.count("/") != 1 or Path(name).exists():
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def _percent(fraction: float | None) -> str:

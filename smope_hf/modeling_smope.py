@@ -217,10 +217,13 @@ class SMoPEForImageClassification(AdapterCheckpointMixin, PreTrainedModel):
             class_names: the new classes, in the order of their ids.
 
         Raises:
+            TypeError: when the names are not a sequence of text.
             ValueError: for no class, a class already known, or one named twice; the message names it.
             RuntimeError: when the usage of the task before was never counted.
         """
         known, names = self.config.label2id, list(class_names)
+        if isinstance(class_names, str) or not all(isinstance(name, str) for name in names):
+            raise TypeError(f"class_names = {class_names!r} is not allowed. Give a list of text, one for each class.")
         repeated = [name for index, name in enumerate(names) if name in known or name in names[:index]]
         if not names or repeated:
             raise ValueError(
@@ -297,6 +300,8 @@ class SMoPEForImageClassification(AdapterCheckpointMixin, PreTrainedModel):
         kwargs = {name: True for name, wanted in outputs.items() if wanted}
         if self.family.resizes == "argument" and interpolate_pos_encoding:
             kwargs["interpolate_pos_encoding"] = True
+        for experts in self.prefix_experts:
+            experts.listening = True
         with self._plain_attention() if "output_attentions" in kwargs else contextlib.nullcontext():
             return self.backbone(pixel_values, **kwargs)
 

@@ -38,7 +38,8 @@ class PrefixExperts(nn.Module):
         self.register_buffer("usage_counts", torch.zeros(shape[:2], dtype=torch.long))  # (H, E)
         self.register_buffer("frequently_used", torch.zeros(shape[:2], dtype=torch.bool))  # (H, E)
         self.register_buffer("previous_keys", torch.zeros(shape))  # (H, E, d)
-        self.scores = self.selected = None  # of the pass under way; collected by `pop_route`
+        self.listening = False  # while the model's forward pass runs
+        self.scores = self.selected = None  # of that pass; collected by `pop_route`
 
     def reset_parameters(self):
         """Start keys and values uniform in [0, 1), with nothing used, marked or remembered (design.md, step 10)."""
@@ -72,9 +73,11 @@ class PrefixExperts(nn.Module):
 
     def forward(self, query: Tensor) -> tuple[Tensor, Tensor | None]:
         """Score and select for one batch, and keep both for the losses: (B, H, N, d) -> scores, selected."""
-        self.scores = self.score(query)
-        self.selected = None if self.dense else self.select(self.scores)
-        return self.scores, self.selected
+        scores = self.score(query)
+        selected = None if self.dense else self.select(scores)
+        if self.listening:  # not when gradient checkpointing runs the layer again in the backward pass
+            self.scores, self.selected = scores, selected
+        return scores, selected
 
     def pop_route(self) -> tuple[Tensor, Tensor | None]:
         """Hand over the scores (B, H, E) and selected experts (B, H, K; None in dense mode) of the last pass.
@@ -82,6 +85,7 @@ class PrefixExperts(nn.Module):
         Raises:
             RuntimeError: when the backbone's attention did not call this layer's experts at all.
         """
+        self.listening = False
         if self.scores is None:
             raise RuntimeError(
                 "The backbone's attention ran without its prefix experts, so these results would not be SMoPE's. Its "
@@ -101,8 +105,9 @@ class PrefixExperts(nn.Module):
     def prototype_loss(self) -> Tensor:
         """Step 8: marked experts keep attracting what they attracted before; 0 while none is marked."""
         previous = at_least_float32(self.previous_keys)  # (H, E, d), each row a stored query
-        targets = membership((previous @ previous.mT).topk(self.top_k, dim=-1).indices, previous.shape[1])
-        loss = cross_entropy_towards(previous @ at_least_float32(self.keys).mT, targets)  # (H, E)
+        with without_autocast(previous):
+            targets = membership((previous @ previous.mT).topk(self.top_k, dim=-1).indices, previous.shape[1])
+            loss = cross_entropy_towards(previous @ at_least_float32(self.keys).mT, targets)  # (H, E)
         marked = self.frequently_used
         return ((loss * marked).sum(dim=-1) / marked.sum(dim=-1).clamp(min=1)).sum()
 
@@ -198,7 +203,8 @@ def extra_key_attention(query, key, value, bias, prefix_value, mask, scaling, dr
     batch, heads, tokens, size = query.shape
     key = torch.cat([key, key.new_zeros(batch, heads, 1, size)], dim=2)  # (B, H, N + 1, d)
     value = torch.cat([value, prefix_value.unsqueeze(2)], dim=2)
-    column = bias[:, :, None, None].to(query.dtype)  # (B, H, 1, 1)
+    limit = torch.finfo(query.dtype).max
+    column = bias.clamp(-limit, limit)[:, :, None, None].to(query.dtype)  # (B, H, 1, 1)
     if mask is None:
         mask = F.pad(column, (tokens, 0)).expand(-1, -1, tokens, -1)  # a stride of 0 over the rows: no (N, N + 1)
     else:
@@ -217,7 +223,8 @@ def fused_attention(module, query, key, value, attention_mask, scaling=None, dro
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     bias, prefix_value = experts.virtual_token(*experts(query), scaling)
     prefix_value = prefix_value.to(value.dtype)
-    if query.device.type == "cpu" and dropout == 0.0:
+    trained_mask = attention_mask is not None and attention_mask.requires_grad  # the gated form gives it no gradient
+    if query.device.type == "cpu" and dropout == 0.0 and not trained_mask:
         output = GatedAttention.apply(query, key, value, bias, prefix_value, attention_mask, scaling)
     else:
         output = extra_key_attention(query, key, value, bias, prefix_value, attention_mask, scaling, dropout)
@@ -231,7 +238,7 @@ def plain_attention(module, query, key, value, attention_mask, scaling=None, dro
         Output (B, N, H, d) and weights (B, H, N, K + N); without experts (B, H, N, N), in dense mode (B, H, N, E + N).
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    weights = query @ key.mT * scaling  # (B, H, N, N)
+    weights = at_least_float32(query @ key.mT * scaling)  # (B, H, N, N)
     if attention_mask is not None:
         weights = weights + attention_mask
     experts = module.__dict__.get(BINDING)
@@ -242,10 +249,10 @@ def plain_attention(module, query, key, value, attention_mask, scaling=None, dro
         if selected is not None:
             scores = scores.gather(-1, selected)  # (B, H, K)
             prefix_values = prefix_values.gather(2, selected.unsqueeze(-1).expand(-1, -1, -1, size))  # (B, H, K, d)
-        columns = (scores * scaling).unsqueeze(2).expand(-1, -1, tokens, -1).to(weights.dtype)  # (B, H, N, K)
+        columns = (scores * scaling).unsqueeze(2).expand(-1, -1, tokens, -1)  # (B, H, N, K)
         weights = torch.cat([columns, weights], dim=-1)  # (B, H, N, K + N)
         value = torch.cat([prefix_values, value], dim=2)  # (B, H, K + N, d)
-    weights = at_least_float32(weights).softmax(dim=-1).to(value.dtype)
+    weights = weights.softmax(dim=-1).to(value.dtype)
     output = F.dropout(weights, p=dropout, training=module.training) @ value
     return output.transpose(1, 2).contiguous(), weights
 

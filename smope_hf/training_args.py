@@ -80,6 +80,15 @@ class ContinualTrainingArguments:
             self._check_number(name, 0, above=True)
         for name in ("flip_probability", "alignment_shrinkage"):
             self._check_number(name, 0, most=1)
+        self._check_number("min_learning_rate", 0, most=self.learning_rate)
+        for name, most in (("crop_scale", 1), ("crop_ratio", math.inf)):
+            pair = getattr(self, name)
+            numbers = isinstance(pair, (list, tuple)) and all(isinstance(edge, (int, float)) for edge in pair)
+            fits = numbers and len(pair) == 2 and 0 < pair[0] <= pair[1] <= most and math.isfinite(pair[1])
+            self._check(name, fits, f"[smallest, largest] above 0{'' if most > 1 else ' and at most 1'}")
+        for name in ("gradient_checkpointing", "resume", "save_checkpoints", "disable_progress"):
+            self._check(name, isinstance(getattr(self, name), bool), "True or False")
+        self._check("output_dir", isinstance(self.output_dir, str) and self.output_dir, "the path of a folder")
         self._check("freeze_epochs", self.freeze_epochs < self.epochs, f"below epochs = {self.epochs}")
         self._check(
             "gradient_accumulation_steps",

@@ -1,0 +1,62 @@
+"""The whole story in one command, without a Hub: learn handwritten digits two by two, then use the result.
+
+    python examples/demo.py        # or: make demo
+
+A small ViT that has only ever seen rendered letters (examples/pretrain_backbone.py made it) learns scikit-learn's
+handwritten digits in 5 tasks of 2. Three yardsticks run on the same tasks. Then a fresh process loads the last
+checkpoint through transformers' pipeline and classifies three test images.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from train import main as train
+
+from smope_hf.embedded_data import NAMES, digits
+
+RECIPE = [
+    "--dataset", "embedded", "--num_tasks", "5", "--backbone", "embedded", "--yardsticks", "true",
+    "--epochs", "10", "--batch_size", "64", "--learning_rate", "0.005",
+    "--crop_scale", "0.7", "1.0", "--flip_probability", "0",
+]  # fmt: skip
+CLASSIFY = """
+import sys
+import smope_hf
+from transformers import pipeline
+classifier = pipeline("image-classification", model=sys.argv[1])
+for path, (best, *_) in zip(sys.argv[2:], classifier(sys.argv[2:])):
+    print(f"{path}: {best['label']} ({best['score']:.2f})")
+"""
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Learn digits task after task and use the result.")
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--num_threads", default="2")
+    options = parser.parse_args()
+    shutil.rmtree(options.output_dir, ignore_errors=True)  # the demo starts anew each time
+    train([*RECIPE, "--output_dir", str(options.output_dir), "--num_threads", options.num_threads])
+    images = save_images(options.output_dir / "images")
+    print("A fresh process loads the last checkpoint and classifies three test images:", flush=True)
+    checkpoint = str(options.output_dir / "task-05")
+    subprocess.run([sys.executable, "-W", "ignore", "-c", CLASSIFY, checkpoint, *images], check=True)
+    print(f"Checkpoints, metrics and plots: {options.output_dir}")
+
+
+def save_images(folder: Path) -> list[str]:
+    """Write three test images, of different digits, as files that carry their true name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    test = digits()["test"]
+    paths = []
+    for digit in (0, 4, 9):
+        row = test["label"].index(digit)
+        paths.append(str(folder / f"{NAMES[digit]}.png"))
+        test[row]["image"].save(paths[-1])
+    return paths
+
+
+if __name__ == "__main__":
+    main()

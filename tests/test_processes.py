@@ -1,0 +1,63 @@
+"""Two processes on one machine learn what one process learns."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from runs import NUM_TASKS, read, save_backbone, tensors
+
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import torch
+torch.set_num_threads(1)
+from runs import tiny_trainer
+trainer = tiny_trainer(sys.argv[2], Path(sys.argv[3]), batch_size=7, eval_batch_size=5)
+assert trainer.accelerator.num_processes == int(sys.argv[4]), trainer.accelerator.num_processes
+trainer.train()
+"""
+
+
+def launch(processes: int, script: Path, *arguments: str):
+    """Start processes over gloo, as design.md, section 5, found to work on a CPU."""
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command = [*command, str(script), str(Path(__file__).parent), *arguments, str(processes)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """The same run by one process and by two; 18 images in batches of 7 divide by neither."""
+    folder = tmp_path_factory.mktemp("pair")
+    backbone = save_backbone(folder / "backbone")
+    script = folder / "run.py"
+    script.write_text(SCRIPT)
+    for processes in (1, 2):
+        launch(processes, script, backbone, str(folder / str(processes)))
+    return folder / "1", folder / "2"
+
+
+def test_the_same_experts_are_used_and_marked(pair):
+    one, two = (tensors(folder / f"task-0{NUM_TASKS}") for folder in pair)
+    for name in one:
+        if "usage" in name or "frequently_used" in name or name.endswith("/count"):
+            assert torch.equal(one[name], two[name]), name
+
+
+def test_the_same_weights_and_statistics_up_to_rounding(pair):
+    one, two = (tensors(folder / f"task-0{NUM_TASKS}") for folder in pair)
+    for name in one:
+        if one[name].is_floating_point():
+            torch.testing.assert_close(one[name], two[name], rtol=2e-2, atol=2e-3, msg=lambda text: f"{name}: {text}")
+
+
+def test_the_same_accuracies(pair):
+    one, two = (read(folder, "metrics.json") for folder in pair)
+    assert one["accuracy_matrix"] == two["accuracy_matrix"]
+    assert (one["num_processes"], two["num_processes"]) == (1, 2)
