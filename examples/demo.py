@@ -19,8 +19,8 @@ from smope_hf.embedded_data import NAMES, digits
 
 RECIPE = [
     "--dataset", "embedded", "--num_tasks", "5", "--backbone", "embedded", "--yardsticks", "true",
-    "--epochs", "10", "--batch_size", "64", "--learning_rate", "0.005",
-    "--crop_scale", "0.7", "1.0", "--flip_probability", "0",
+    "--epochs", "10", "--batch_size", "32", "--learning_rate", "0.001",
+    "--crop_scale", "0.8", "1.0", "--flip_probability", "0",
 ]  # fmt: skip
 CLASSIFY = """
 import sys

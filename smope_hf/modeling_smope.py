@@ -14,7 +14,7 @@ from . import prefix_experts
 from .backbones import build_backbone, family_of, head_shape, load_backbone, weights_fingerprint
 from .configuration_smope import SMoPEConfig
 from .incremental_head import IncrementalHead
-from .prefix_experts import BINDING, PrefixExperts
+from .prefix_experts import BINDING, PrefixExperts, without_autocast
 from .pretrained import AdapterCheckpointMixin
 
 ATTENTION = {"sdpa": prefix_experts.FUSED, "eager": prefix_experts.PLAIN}
@@ -66,6 +66,7 @@ class SMoPEForImageClassification(AdapterCheckpointMixin, PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_attention_backend = True
+    _keep_in_fp32_modules_strict = {"classifier"}
 
     def __init__(self, config: SMoPEConfig, backbone: PreTrainedModel | None = None):
         super().__init__(config)
@@ -278,7 +279,8 @@ class SMoPEForImageClassification(AdapterCheckpointMixin, PreTrainedModel):
         )
         scores, selected = zip(*(experts.pop_route() for experts in self.prefix_experts), strict=True)
         pooled = self.family.pool(self.backbone, outputs.last_hidden_state, self.config.pooling)  # (B, D)
-        logits = self.classifier(pooled.to(self.classifier.weight.dtype))  # (B, C)
+        with without_autocast(pooled):  # a closed-form head weighs small directions up: bfloat16 would drown in them
+            logits = self.classifier(pooled.to(self.classifier.weight.dtype))  # (B, C)
         losses = {} if labels is None else self._losses(logits, labels, scores, selected)
         wants_scores = pick(output_router_scores, self.config.output_router_scores)
         result = SMoPEImageClassifierOutput(
