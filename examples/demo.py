@@ -19,7 +19,7 @@ from smope_hf.embedded_data import NAMES, digits
 
 RECIPE = [
     "--dataset", "embedded", "--num_tasks", "5", "--backbone", "embedded", "--yardsticks", "true",
-    "--epochs", "10", "--batch_size", "32", "--learning_rate", "0.001",
+    "--epochs", "10", "--batch_size", "32", "--learning_rate", "0.0005",
     "--crop_scale", "0.8", "1.0", "--flip_probability", "0",
 ]  # fmt: skip
 CLASSIFY = """
@@ -37,13 +37,21 @@ def main():
     parser.add_argument("--output_dir", type=Path, default=Path("runs/demo"))
     parser.add_argument("--num_threads", default="2")
     options = parser.parse_args()
-    shutil.rmtree(options.output_dir, ignore_errors=True)  # the demo starts anew each time
+    remove_last_demo(options.output_dir)
     train([*RECIPE, "--output_dir", str(options.output_dir), "--num_threads", options.num_threads])
     images = save_images(options.output_dir / "images")
     print("A fresh process loads the last checkpoint and classifies three test images:", flush=True)
     checkpoint = str(options.output_dir / "task-05")
     subprocess.run([sys.executable, "-W", "ignore", "-c", CLASSIFY, checkpoint, *images], check=True)
     print(f"Checkpoints, metrics and plots: {options.output_dir}")
+
+
+def remove_last_demo(folder: Path):
+    """Start anew each time, but delete nothing that is not a run."""
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / "task-01" / "trainer_state.json").is_file():
+            sys.exit(f"error: {folder} is not empty and holds no run of this demo. Give another --output_dir.")
+        shutil.rmtree(folder)
 
 
 def save_images(folder: Path) -> list[str]:

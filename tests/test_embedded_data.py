@@ -11,7 +11,7 @@ def test_every_digit_is_in_one_split_and_looks_as_it_did():
     data, source = digits(), load_digits()
     assert len(data["train"]) + len(data["test"]) == len(source.target) == 1797
     stored = sorted(np.asarray(image).tobytes() for split in data.values() for image in split["image"])
-    expected = sorted(np.rint(image * 255 / 16).astype(np.uint8).tobytes() for image in source.images)
+    expected = sorted((255 - np.rint(image * 255 / 16)).astype(np.uint8).tobytes() for image in source.images)
     assert stored == expected
     assert data["test"].features["label"].names == NAMES
     counts = np.bincount(data["test"]["label"])
