@@ -3,7 +3,8 @@
 import importlib
 
 from .configuration_smope import SMoPEConfig
-from .modeling_smope import SMoPEForImageClassification, SMoPEImageClassifierOutput
+from .modeling_outputs import SMoPEImageClassifierOutput
+from .modeling_smope import SMoPEForImageClassification
 from .version import __version__ as __version__
 
 _TRAINING = {  # loaded on first use: who only loads a model does not wait for datasets and accelerate

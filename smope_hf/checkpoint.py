@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -168,8 +167,3 @@ def load_state(folder: Path) -> dict:
             f"{FORMAT_VERSION}. Install a newer smope_hf."
         )
     return state
-
-
-def task_index(folder: Path) -> int:
-    """Index of a task's folder, from its name."""
-    return int(re.fullmatch(r"task-(\d+)", folder.name)[1]) - 1

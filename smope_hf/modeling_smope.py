@@ -2,51 +2,21 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
-from transformers.utils import ModelOutput
 
 from . import prefix_experts
 from .backbones import build_backbone, family_of, head_shape, load_backbone, weights_fingerprint
 from .configuration_smope import SMoPEConfig
 from .incremental_head import IncrementalHead
+from .modeling_outputs import SMoPEImageClassifierOutput
 from .prefix_experts import BINDING, PrefixExperts, without_autocast
 from .pretrained import AdapterCheckpointMixin
 
 ATTENTION = {"sdpa": prefix_experts.FUSED, "eager": prefix_experts.PLAIN}
-
-
-@dataclass
-class SMoPEImageClassifierOutput(ModelOutput):
-    """What a forward pass gives. L prompt layers, B images, H heads, E experts, K selected, C classes seen.
-
-    Args:
-        loss: total loss of design.md step 9; with labels only.
-        logits: (B, C).
-        cross_entropy: over the current task's classes only; with labels only.
-        router_loss: unweighted; with labels only, 0 in dense mode.
-        prototype_loss: unweighted; with labels only, 0 while no expert is marked.
-        pooled_output: (B, D), the feature that the head classifies.
-        router_scores: L tensors (B, H, E), raw scores; on request.
-        selected_experts: L tensors (B, H, K); with the router scores, except in dense mode.
-        hidden_states: on request, as the backbone gives them.
-        attentions: on request; a prompt layer's has the K selected experts' columns before those of the N tokens.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    cross_entropy: Tensor | None = None
-    router_loss: Tensor | None = None
-    prototype_loss: Tensor | None = None
-    pooled_output: Tensor | None = None
-    router_scores: tuple[Tensor, ...] | None = None
-    selected_experts: tuple[Tensor, ...] | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
 
 
 class SMoPEForImageClassification(AdapterCheckpointMixin, PreTrainedModel):

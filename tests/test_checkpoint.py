@@ -20,7 +20,6 @@ from smope_hf.checkpoint import (
     save_task,
     saved_tasks,
     task_folder,
-    task_index,
     whole_folder,
 )
 from smope_hf.files import write_json
@@ -89,12 +88,12 @@ def test_saved_tasks_stop_at_the_first_gap(tmp_path):
     (tmp_path / "task-03").mkdir()  # without a state it is not a saved task
     assert len(saved_tasks(tmp_path)) == 2
     (tmp_path / "task-03" / STATE_FILE).write_text("{}")
-    assert [task_index(folder) for folder in saved_tasks(tmp_path)] == [0, 1, 2, 3]
+    assert saved_tasks(tmp_path) == [task_folder(tmp_path, index) for index in range(4)]
 
 
 @pytest.mark.parametrize(("index", "name"), [(0, "task-01"), (8, "task-09"), (9, "task-10"), (99, "task-100")])
 def test_folder_names(tmp_path, index, name):
-    assert task_folder(tmp_path, index) == tmp_path / name and task_index(tmp_path / name) == index
+    assert task_folder(tmp_path, index) == tmp_path / name
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}])
