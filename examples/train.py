@@ -17,10 +17,12 @@ from dataclasses import dataclass, field
 
 import torch
 import yaml
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoImageProcessor, HfArgumentParser
 
 from smope_hf import ContinualTrainer, ContinualTrainingArguments, SMoPEForImageClassification, TaskStream
 from smope_hf.backbones import local_name
+from smope_hf.training_phase import TrainingDivergedError
 from smope_hf.yardsticks import run_yardsticks
 
 
@@ -122,5 +124,5 @@ def main(argv: list[str]) -> dict:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, StrictDataclassError, TrainingDivergedError) as error:
         sys.exit(f"error: {error}")

@@ -5,10 +5,11 @@ import json
 
 import pytest
 import torch
-from conftest import EXTRA, tiny_config, tiny_images, tiny_model
+from conftest import EXTRA, SIZES, tiny_config, tiny_images, tiny_model
 from safetensors import safe_open
 from torch import nn
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModel,
     AutoModelForImageClassification,
@@ -88,6 +89,18 @@ def nobody(experts, query):
 def test_unsupported_backbone_lists_the_supported_ones():
     with pytest.raises(ValueError, match="'swin' is not supported.*vit, deit"):
         SMoPEConfig(backbone_config=SwinConfig())
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_of_a_model_with_text_the_image_half_is_taken(kind, tmp_path):
+    vision = {**SIZES, **EXTRA[f"{kind}_vision_model"]}
+    text = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    whole = AutoModel.from_config(CONFIG_MAPPING[kind](vision_config=vision, text_config={**text, "vocab_size": 50}))
+    whole.save_pretrained(tmp_path)
+    model = SMoPEForImageClassification.from_backbone(str(tmp_path), num_labels=2)
+    assert model.config.backbone_config.model_type == f"{kind}_vision_model"
+    expected = whole.vision_model.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.backbone.state_dict().items())
 
 
 # ---------------------------------------------------------------------- saving and loading
