@@ -22,7 +22,7 @@ class AdapterCheckpointMixin:
 
         Args:
             save_directory: folder to write to.
-            include_backbone: True for a standalone model; False for experts and head alone (about 1.5 MB for a
+            include_backbone: True for a standalone model; False for experts and head alone (about 2 MB for a
                 ViT-B); default False when the backbone has a name to load it by, else True.
             state_dict: weights to save instead of the model's own.
             **kwargs: as in transformers.

@@ -329,6 +329,15 @@ def test_meta_device(model_type):
     assert model.num_parameters() > 0
 
 
+def test_size_of_a_vit_b_with_200_classes():
+    """The paper's table says 0.38 million trained parameters; the README says about 2 MB for a checkpoint."""
+    with torch.device("meta"):
+        model = SMoPEForImageClassification(SMoPEConfig(num_labels=200))
+    assert model.num_parameters(only_trainable=True) == 6 * 2 * 12 * 25 * 64 + 200 * (768 + 1)
+    saved = [tensor for name, tensor in model.state_dict().items() if not name.startswith("backbone.")]
+    assert 1.9e6 < sum(tensor.numel() * tensor.element_size() for tensor in saved) < 2.1e6
+
+
 def test_tuple_output(model_type):
     model = tiny_model(model_type)
     with torch.no_grad():
