@@ -43,6 +43,7 @@ class ContinualTrainer:
 
     Raises:
         ValueError: when the model knows classes already.
+        FileExistsError: when the output folder holds a run and `args.resume` is off.
     """
 
     def __init__(
@@ -57,6 +58,12 @@ class ContinualTrainer:
             raise ValueError(
                 f"The model already knows {model.config.num_labels} classes. Give a fresh one from from_backbone(); "
                 "to go on with an interrupted run, set resume=True."
+            )
+        saved = checkpoint.saved_tasks(args.output_dir)
+        if saved and not args.resume:
+            raise FileExistsError(
+                f"{args.output_dir} already holds {len(saved)} learned tasks. Set resume to go on with them, or give "
+                "another output_dir."
             )
         self.args, self.stream, self.image_processor = args, stream, image_processor
         self.callbacks = list(callbacks)
@@ -83,7 +90,6 @@ class ContinualTrainer:
             The content of metrics.json.
 
         Raises:
-            FileExistsError: when the output folder holds a run and `args.resume` is off.
             ValueError: when the run to resume had other settings, tasks or another model.
             TrainingDivergedError: when the loss is not finite; the message names the step and the last checkpoint.
         """
@@ -233,11 +239,6 @@ class ContinualTrainer:
     def _prepare_output(self, manifest: dict):
         output_dir = Path(self.args.output_dir)
         saved = checkpoint.saved_tasks(output_dir)
-        if saved and not self.args.resume:
-            raise FileExistsError(
-                f"{output_dir} already holds {len(saved)} learned tasks. Set resume to go on with them, or give "
-                "another output_dir."
-            )
         if self.accelerator.is_main_process:
             output_dir.mkdir(parents=True, exist_ok=True)
             checkpoint.remove_partial(output_dir)
