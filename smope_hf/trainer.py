@@ -19,6 +19,7 @@ from .alignment import ClassStatistics, StatisticsAccumulator, align_classifier
 from .augmentation import BatchAugmentation, Normalization, processed_size
 from .batches import DecodedImages, GlobalBatches, gather_rows
 from .callbacks import ContinualCallback
+from .evaluation import predict
 from .metrics import continual_metrics
 from .model_card import build_card
 from .modeling_smope import SMoPEForImageClassification
@@ -176,17 +177,16 @@ class ContinualTrainer:
     def _usage(self) -> Tensor:
         return torch.stack([experts.usage_counts.cpu() for experts in self.model.prefix_experts])  # (L, H, E)
 
-    @torch.no_grad()
     def predict(self, images: DecodedImages) -> Tensor:
         """Predicted class id of every image of a split, (n,), among all classes seen."""
-        self.model.eval()
-        batches = GlobalBatches(images, self.args.eval_batch_size, self.accelerator, self.args.dataloader_num_workers)
-        predicted = []
-        for pixels, _, _, batch_size in batches():
-            with self.accelerator.autocast():
-                logits = self.model(self.normalize(pixels.to(self.accelerator.device))).logits
-            predicted.append(gather_rows(self.accelerator, logits.argmax(dim=-1), batch_size))
-        return torch.cat(predicted).cpu()
+        return predict(
+            self.model,
+            images,
+            self.normalize,
+            self.accelerator,
+            self.args.eval_batch_size,
+            self.args.dataloader_num_workers,
+        )
 
     def _accuracies(self) -> list[float]:
         """Accuracy on the test images of every task seen; a row of the accuracy matrix."""

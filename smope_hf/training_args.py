@@ -3,6 +3,8 @@
 import math
 from dataclasses import asdict, dataclass, field, fields
 
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+
 ALIGNMENTS = ("none", "gaussian", "gaussian-full", "lda")
 
 
@@ -60,6 +62,11 @@ class ContinualTrainingArguments:
     resume: bool = _setting(False, "Go on behind the last whole task-NN folder in `output_dir`.")
     save_checkpoints: bool = _setting(True, "Save a task-NN folder after each task.")
     disable_progress: bool = _setting(False, "Show no progress bars.")
+    push_to_hub: bool = _setting(False, "Push each task to the Hub as it ends; needs `hub_model_id`.")
+    hub_model_id: str | None = _setting(None, "Repository on the Hub, owner/name or name; made where it is missing.")
+    hub_private_repo: bool = _setting(False, "Make the repository private when it is made.")
+    hub_include_backbone: bool = _setting(False, "Push standalone models; needed for a backbone that no Hub id names.")
+    hub_remote_code: bool = _setting(False, "Push the model's code too, for machines without smope_hf.")
 
     def __post_init__(self):
         for setting in fields(self):
@@ -86,7 +93,8 @@ class ContinualTrainingArguments:
             numbers = isinstance(pair, (list, tuple)) and all(isinstance(edge, (int, float)) for edge in pair)
             fits = numbers and len(pair) == 2 and 0 < pair[0] <= pair[1] <= most and math.isfinite(pair[1])
             self._check(name, fits, f"[smallest, largest] above 0{'' if most > 1 else ' and at most 1'}")
-        for name in ("gradient_checkpointing", "resume", "save_checkpoints", "disable_progress"):
+        switches = ("gradient_checkpointing", "resume", "save_checkpoints", "disable_progress", "push_to_hub")
+        for name in (*switches, "hub_private_repo", "hub_include_backbone", "hub_remote_code"):
             self._check(name, isinstance(getattr(self, name), bool), "True or False")
         self._check("output_dir", isinstance(self.output_dir, str) and self.output_dir, "the path of a folder")
         self._check("freeze_epochs", self.freeze_epochs < self.epochs, f"below epochs = {self.epochs}")
@@ -95,6 +103,20 @@ class ContinualTrainingArguments:
             self.gradient_accumulation_steps <= self.batch_size,
             f"at most batch_size = {self.batch_size}",
         )
+
+        self._check_hub()
+
+    def _check_hub(self):
+        if self.hub_model_id is not None:
+            try:
+                validate_repo_id(self.hub_model_id)
+                valid = True
+            except HFValidationError:
+                valid = False
+            self._check("hub_model_id", valid, "owner/name or name, of letters, digits, '-', '_' and '.'")
+        if self.push_to_hub:
+            self._check("hub_model_id", self.hub_model_id is not None, "owner/name, since push_to_hub is set")
+            self._check("save_checkpoints", self.save_checkpoints, "True, since push_to_hub pushes what was saved")
 
     def _check_number(self, name: str, least: float, most: float = math.inf, whole=False, above=False):
         value = getattr(self, name)
@@ -119,6 +141,7 @@ class ContinualTrainingArguments:
         """The settings that decide the result: all but where it goes, what it shows, and how it is computed."""
         elsewhere = {
             "output_dir", "resume", "report_to", "logging_steps", "disable_progress", "image_cache_gib",
-            "dataloader_num_workers", "eval_batch_size", "save_checkpoints",
+            "dataloader_num_workers", "eval_batch_size", "save_checkpoints", "push_to_hub", "hub_model_id",
+            "hub_private_repo", "hub_include_backbone", "hub_remote_code",
         }  # fmt: skip
         return {name: value for name, value in asdict(self).items() if name not in elsewhere}

@@ -1,0 +1,35 @@
+"""Predictions of a model on the images of a split."""
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from .augmentation import Normalization
+from .batches import DecodedImages, GlobalBatches, gather_rows
+
+
+@torch.no_grad()
+def predict(
+    model,
+    images: DecodedImages,
+    normalize: Normalization,
+    accelerator: Accelerator,
+    batch_size: int,
+    num_workers: int = 0,
+) -> Tensor:
+    """Predicted class id of every image, (n,), among all classes that the model knows; on every process.
+
+    Args:
+        model: a [`SMoPEForImageClassification`] on the accelerator's device; left in evaluation mode.
+        images: the images.
+        normalize: from 8-bit pixels to what the backbone takes.
+        batch_size: images per step over all processes.
+        num_workers: processes that decode images.
+    """
+    model.eval()
+    predicted = []
+    for pixels, _, _, size in GlobalBatches(images, batch_size, accelerator, num_workers)():
+        with accelerator.autocast():
+            logits = model(normalize(pixels.to(accelerator.device))).logits
+        predicted.append(gather_rows(accelerator, logits.argmax(dim=-1), size))
+    return torch.cat(predicted).cpu()
