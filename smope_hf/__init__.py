@@ -2,10 +2,15 @@
 
 import importlib
 
+from transformers import AutoConfig, AutoModelForImageClassification
+
 from .configuration_smope import SMoPEConfig
 from .modeling_outputs import SMoPEImageClassifierOutput
 from .modeling_smope import SMoPEForImageClassification
 from .version import __version__ as __version__
+
+AutoConfig.register("smope", SMoPEConfig)
+AutoModelForImageClassification.register(SMoPEConfig, SMoPEForImageClassification)
 
 _TRAINING = {  # loaded on first use: who only loads a model does not wait for datasets and accelerate
     "TaskStream": "tasks",

@@ -4,6 +4,7 @@ The order is `to_uint8` (the image processor's own resize and crop, done once), 
 `Normalization`. Without the middle step the result is the image processor's own `pixel_values`.
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,6 +73,25 @@ def processed_size(image_processor: Any) -> tuple[int, int]:
             f"tall image. {_FIXED_SIZE}"
         )
     return wide
+
+
+def as_trained(image_processor: Any, mode: str) -> Any:
+    """The image processor that gives what the model is trained on; it is what a checkpoint has to keep.
+
+    Args:
+        image_processor: A transformers image processor.
+        mode: "processor" for itself, "reference" for a copy that scales to [0, 1] and does no more.
+
+    Raises:
+        ValueError: If mode is neither.
+    """
+    if mode == "processor":
+        return image_processor
+    if mode != "reference":
+        raise ValueError(f'normalization={mode!r}: allowed are "processor" and "reference"')
+    image_processor = copy.deepcopy(image_processor)
+    image_processor.do_rescale, image_processor.rescale_factor, image_processor.do_normalize = True, 1 / 255, False
+    return image_processor
 
 
 class Normalization:

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils.hub import resolve_revision
 
+from .base_guard import check_base_weights, read_base_config
+from .config_guard import check_backbone_sizes, check_same_backbone
+
 EMBEDDED = "embedded"  # the name of the small ViT that comes with the package
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded" / "letters-vit"
 
@@ -109,7 +112,14 @@ def local_name(name_or_path: str) -> str:
     return str(EMBEDDED_FOLDER) if name_or_path == EMBEDDED else name_or_path
 
 
-def load_backbone(name_or_path: str, revision: str | None = None, **hub_kwargs) -> tuple[PreTrainedModel, str | None]:
+def load_backbone(
+    name_or_path: str,
+    revision: str | None = None,
+    *,
+    expected: PreTrainedConfig | None = None,
+    use_safetensors: bool = True,
+    **hub_kwargs,
+) -> tuple[PreTrainedModel, str | None]:
     """Load a pre-trained backbone in float32, from the Hub, a folder, or the package ("embedded").
 
     Of a model with an image and a text half (CLIP, SigLIP) the image half is loaded.
@@ -117,19 +127,37 @@ def load_backbone(name_or_path: str, revision: str | None = None, **hub_kwargs) 
     Args:
         name_or_path: Hub id, folder, or "embedded".
         revision: branch, tag or commit on the Hub.
+        expected: the config that the backbone must have, compared before its weights are loaded. Default: any.
+        use_safetensors: False reads pickled weights, as in transformers. Default: safetensors only.
 
     Returns:
         The model and the commit that the revision stands for (None for folders).
+
+    Raises:
+        ValueError: when config and weights do not fit each other, or not the config expected; the field is named.
+        OSError: when the backbone or its weights are not found.
     """
     name_or_path = local_name(name_or_path)
-    revision = resolve_revision(name_or_path, revision, **hub_kwargs)
-    config = AutoConfig.from_pretrained(name_or_path, revision=revision, **hub_kwargs)
+    cached = {key: value for key, value in hub_kwargs.items() if key != "force_download"}  # once is enough
+    revision = resolve_revision(name_or_path, revision, **cached)
+    read_base_config(name_or_path, revision, hub_kwargs)
+    config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False, **cached)
     if config.model_type not in FAMILIES and hasattr(config, "vision_config"):
         config = config.vision_config
     family = family_of(config)
-    backbone = AutoModel._model_mapping[type(config)].from_pretrained(
-        name_or_path, config=config, revision=revision, dtype=torch.float32, **family.init_kwargs, **hub_kwargs
-    )
+    if expected is not None:
+        check_same_backbone(expected, config, str(name_or_path))
+    check_backbone_sizes(config.to_dict(), f"config.json of {str(name_or_path)!r}")
+    if use_safetensors:
+        check_base_weights(name_or_path, revision, hub_kwargs, config, lambda: build_backbone(config, "sdpa"))
+    fetch = cached if use_safetensors else hub_kwargs
+    try:
+        backbone = AutoModel._model_mapping[type(config)].from_pretrained(
+            name_or_path, config=config, revision=revision, dtype=torch.float32, use_safetensors=use_safetensors,
+            **family.init_kwargs, **fetch,
+        )  # fmt: skip
+    except RuntimeError as error:  # transformers' word for tensors of other shapes than the config's
+        raise ValueError(f"The weights of {str(name_or_path)!r} do not fit its config.json: {error}") from error
     return backbone, getattr(revision, "resolved", revision)
 
 

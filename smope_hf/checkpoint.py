@@ -1,6 +1,5 @@
 """The folder of one task: written whole or not at all, read from safetensors and JSON alone (design.md, section 4)."""
 
-import json
 import os
 import secrets
 import shutil
@@ -9,17 +8,26 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
+from transformers.utils import CONFIG_NAME
 
 from .alignment import ClassStatistics
+from .backbones import head_shape
+from .checkpoint_guard import inside
+from .config_guard import read_config
 from .files import write_json
+from .model_card import write_card
 from .modeling_smope import SMoPEForImageClassification
+from .safe_json import read_json, shown
+from .state_guard import check_state, read_statistics
+from .task_manifest import check_manifest
 
 FORMAT_VERSION = 1
 STATISTICS_FILE = "class_statistics.safetensors"
 ROUTING_FILE = "routing.json"
 STATE_FILE = "trainer_state.json"
+MANIFEST_FILE = "manifest.json"
 
 
 def task_folder(output_dir: str | os.PathLike, index: int) -> Path:
@@ -27,12 +35,28 @@ def task_folder(output_dir: str | os.PathLike, index: int) -> Path:
     return Path(output_dir) / f"task-{index + 1:02d}"
 
 
-def saved_tasks(output_dir: str | os.PathLike) -> list[Path]:
-    """The task folders of a run, in order, up to the first gap."""
+def saved_tasks(output_dir: str | os.PathLike, first: int | None = None) -> list[Path]:
+    """The task folders of a run, in order, up to the first gap.
+
+    Args:
+        output_dir: folder of the run.
+        first: index of the task to begin with. Default: the first one there is; a run that went on from another
+            one's checkpoint has no task-01.
+    """
+    if first is None:
+        indices = [task_index(path.parent.name) for path in Path(output_dir).glob(f"task-*/{STATE_FILE}")]
+        first = min((index for index in indices if index is not None), default=0)
     found = []
-    while (task_folder(output_dir, len(found)) / STATE_FILE).is_file():
-        found.append(task_folder(output_dir, len(found)))
+    while (task_folder(output_dir, first + len(found)) / STATE_FILE).is_file():
+        found.append(task_folder(output_dir, first + len(found)))
     return found
+
+
+def task_index(name: str) -> int | None:
+    """Index of the task that a folder or tag is named for: 0 for task-01; None for other names."""
+    number = name.removeprefix("task-")
+    index = int(number) - 1 if number.isascii() and number.isdigit() else -1
+    return index if index >= 0 and task_folder("", index).name == name else None
 
 
 @contextmanager
@@ -125,7 +149,7 @@ def save_task(
     statistics: ClassStatistics,
     usage_history: list[Tensor],
     state: dict,
-    card: str,
+    manifest: dict,
 ):
     """Write a task's folder: the model, what is needed to go on, and what a person reads.
 
@@ -134,7 +158,7 @@ def save_task(
         statistics: of every class seen.
         usage_history: for each task the counts (L, H, E) that its images added.
         state: the run so far, as JSON.
-        card: text of README.md.
+        manifest: of the tasks learned so far.
     """
     with whole_folder(folder) as beside:
         model.save_pretrained(beside)
@@ -143,12 +167,19 @@ def save_task(
         save_file({name: value.contiguous() for name, value in tensors.items()}, beside / STATISTICS_FILE)
         write_json(beside / ROUTING_FILE, routing_report(model, usage_history))
         write_json(beside / STATE_FILE, {"format_version": FORMAT_VERSION, **state})
-        (beside / "README.md").write_text(card, encoding="utf-8")
+        write_json(beside / MANIFEST_FILE, manifest)
+        write_card(beside)
 
 
 def load_statistics(folder: Path) -> tuple[ClassStatistics, list[Tensor]]:
-    """Class statistics and usage history of a task's folder."""
-    tensors = load_file(folder / STATISTICS_FILE)
+    """Class statistics and usage history of a task's folder, checked against its config.json.
+
+    Raises:
+        ValueError: for broken files or statistics that do not fit the config; the message names the tensor.
+    """
+    config = read_config(SMoPEForImageClassification.config_class, inside(folder, Path(folder) / CONFIG_NAME))
+    heads, _ = head_shape(config.backbone_config)
+    tensors = read_statistics(Path(folder), STATISTICS_FILE, config, heads)
     usage = list(tensors.pop("usage_by_task"))
     return ClassStatistics(**tensors), usage
 
@@ -157,13 +188,27 @@ def load_state(folder: Path) -> dict:
     """The run as it stood when the folder was written.
 
     Raises:
-        ValueError: when it was written by a newer version of the package.
+        ValueError: when it was written by a newer version of the package, or a field has a wrong type or value.
     """
-    state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+    file = inside(folder, Path(folder) / STATE_FILE)
+    state = read_json(file)
     version = state.get("format_version")
     if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
         raise ValueError(
-            f"{folder / STATE_FILE} has format_version {version!r}; this version of smope_hf reads 1 to "
+            f"{file} has format_version {shown(version)}; this version of smope_hf reads 1 to "
             f"{FORMAT_VERSION}. Install a newer smope_hf."
         )
+    check_state(state, file)
     return state
+
+
+def load_manifest(folder: Path) -> dict:
+    """The manifest of the tasks that a checkpoint has learned.
+
+    Raises:
+        ValueError: when it is broken, or was changed by hand; the message names the field.
+    """
+    file = inside(folder, Path(folder) / MANIFEST_FILE)
+    manifest = read_json(file)
+    check_manifest(manifest, file)
+    return manifest

@@ -8,6 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from .backbones import family_of
+from .config_guard import check_config
 
 
 @strict
@@ -77,6 +78,22 @@ class SMoPEConfig(PreTrainedConfig):
         self.prompt_layers = list(self.prompt_layers)
         if self.pooling is None:
             self.pooling = family.poolings(self.backbone_config)[0]
+
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs) -> "SMoPEConfig":
+        """As in transformers, once the content has no number or text that would take memory or fail without a name.
+
+        Raises:
+            ValueError: naming the field, the value and what is allowed.
+        """
+        check_config(config_dict)
+        return super().from_dict(config_dict, **kwargs)
+
+    def to_dict(self) -> dict:
+        """As in transformers, without the folder that the backbone was loaded from: a checkpoint may be shared."""
+        content = super().to_dict()
+        content["backbone_config"].pop("_name_or_path", None)
+        return content
 
     @property
     def hidden_size(self) -> int:

@@ -33,3 +33,23 @@ def predict(
             logits = model(normalize(pixels.to(accelerator.device))).logits
         predicted.append(gather_rows(accelerator, logits.argmax(dim=-1), size))
     return torch.cat(predicted).cpu()
+
+
+def overall_accuracy(accuracies: list[float | None], counts: list[int]) -> dict[str, float | None]:
+    """Mean over the tasks that were measured, and mean over their images.
+
+    Args:
+        accuracies: accuracy on each task, None where it has no test images.
+        counts: test images of each task.
+
+    Returns:
+        `average_accuracy` and `weighted_accuracy`, None where no task was measured.
+    """
+    measured = [(accuracy, count) for accuracy, count in zip(accuracies, counts, strict=True) if accuracy is not None]
+    if not measured:
+        return {"average_accuracy": None, "weighted_accuracy": None}
+    return {
+        "average_accuracy": sum(accuracy for accuracy, _ in measured) / len(measured),
+        "weighted_accuracy": sum(accuracy * count for accuracy, count in measured)
+        / sum(count for _, count in measured),
+    }

@@ -32,9 +32,14 @@ __all__ = [
     "final_average_accuracy",
     "forgetting",
     "forward_transfer",
+    "metrics_where_measured",
     "weighted_final_accuracy",
 ]
 
+METRICS = (
+    "final_average_accuracy", "cumulative_average_accuracy", "forgetting", "backward_transfer", "forward_transfer",
+    "weighted_final_accuracy",
+)  # fmt: skip
 EVALUATE_MODULE = str(Path(__file__).parent / "continual_metrics")
 """Folder of the metric for the `evaluate` library: `evaluate.load(EVALUATE_MODULE)`."""
 
@@ -209,6 +214,25 @@ def continual_metrics(
         "forward_transfer": forward_transfer(a, baseline),
         "weighted_final_accuracy": None if test_counts is None else weighted_final_accuracy(a, test_counts),
     }
+
+
+def metrics_where_measured(matrix: AccuracyMatrix, test_counts: ArrayLike | None = None) -> dict[str, float | None]:
+    """`continual_metrics` of a matrix that may have gaps: None for each metric that a gap leaves undefined.
+
+    Args:
+        matrix: the matrix.
+        test_counts: number of test images of each task (T,), 0 where there are none.
+    """
+    if matrix.is_complete:
+        return continual_metrics(matrix, test_counts)
+    metrics = dict.fromkeys(METRICS)
+    last = matrix.as_array()[-1]
+    if not np.isnan(last).any():
+        metrics["final_average_accuracy"] = float(last.mean())
+        if test_counts is not None:
+            counts = _task_vector(test_counts, "test_counts", len(last))
+            metrics["weighted_final_accuracy"] = float((last * counts).sum() / counts.sum())
+    return metrics
 
 
 def accuracy_matrix_from_records(

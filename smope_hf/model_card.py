@@ -1,108 +1,125 @@
-"""The README.md of a checkpoint, written from what happened in the run."""
+"""The README.md of a checkpoint, written from what lies in its folder: what really happened in the run."""
 
+import json
+import os
+from importlib import resources
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
+from .accuracy_matrix import AccuracyMatrix
 from .backbones import EMBEDDED
-from .metrics import continual_metrics
+from .configuration_smope import SMoPEConfig
+from .metrics import metrics_where_measured
+from .plots import plot_accuracy_matrix
+from .safe_json import read_json
 
-TEMPLATE = """---
-{{ card_data }}
----
-
-# SMoPE after task {{ num_tasks }}: {{ num_classes }} classes
-
-A frozen vision transformer (`{{ backbone }}`{% if revision %}, revision `{{ revision }}`{% endif %}) that learned
-{{ num_classes }} classes of `{{ dataset }}` in {{ num_tasks }} tasks, one after the other and without the images of
-earlier tasks, through a Sparse Mixture of Prompt Experts (SMoPE, arXiv 2509.24483). This checkpoint holds the experts,
-their routing state, the head, and the class statistics that are needed to teach it more classes.
-
-## Use
-
-```python
-import smope_hf
-from transformers import pipeline
-
-classifier = pipeline("image-classification", model="path/or/repository")
-classifier("image.png")
-```
-
-## Results
-
-Measured on the test images of all tasks learned so far, all {{ num_classes }} classes in competition.
-
-| final average accuracy | cumulative average accuracy | forgetting |
-|---:|---:|---:|
-| {{ faa }} | {{ caa }} | {{ fm }} |
-
-| task | classes | accuracy |
-|---:|---|---:|
-{% for row in rows %}| {{ row.task }} | {{ row.classes }} | {{ row.accuracy }} |
-{% endfor %}
-Protocol hash: `{{ protocol_hash }}`. Two results are comparable only if theirs are equal.
-
-## Recipe
-
-```json
-{{ recipe }}
-```
-"""
+PICTURE = "accuracy_matrix.png"
+TAGS = ["smope", "continual-learning", "class-incremental-learning", "prompt-tuning", "mixture-of-experts"]
+RESULTS = {
+    "final_average_accuracy": "Final average accuracy (FAA)",
+    "cumulative_average_accuracy": "Cumulative average accuracy (CAA)",
+    "forgetting": "Forgetting (FM)",
+}
+SHOWN_VERSIONS = ("smope_hf", "torch", "transformers", "python")
+BLANK = {"\n": " ", "\r": " ", "|": "/"}  # what would break a table's row
 
 
-def build_card(config, stream, matrix, recipe: str, protocol_hash: str) -> str:
+def write_card(folder: Path):
+    """Write README.md and the picture of the accuracy matrix into a checkpoint's folder, from what else is in it."""
+    matrix = AccuracyMatrix.from_json(read_json(folder / "trainer_state.json")["accuracy_matrix"])
+    if _is_measured(matrix):
+        plot_accuracy_matrix(matrix.as_array(), folder / PICTURE, partial=True, dpi=120)
+    (folder / "README.md").write_text(card_of(folder), encoding="utf-8")
+
+
+def card_of(folder: Path, **options) -> str:
+    """The card of a checkpoint's folder.
+
+    Args:
+        folder: holds config.json, trainer_state.json, manifest.json and routing.json.
+        **options: as for `build_card`.
+    """
+    contents = [read_json(folder / name) for name in ("trainer_state.json", "manifest.json", "routing.json")]
+    return build_card(SMoPEConfig.from_pretrained(folder), *contents, **options)
+
+
+def build_card(
+    config: SMoPEConfig,
+    state: dict,
+    manifest: dict,
+    routing: dict,
+    *,
+    repo_id: str | None = None,
+    standalone: bool | None = None,
+    remote_code: bool = False,
+) -> str:
     """Write the card of a checkpoint.
 
     Args:
         config: the model's config.
-        stream: the tasks; those learned are described.
-        matrix: accuracy matrix so far.
-        recipe: the training settings, as JSON text.
-        protocol_hash: of the stream's manifest.
+        state: content of trainer_state.json.
+        manifest: of the tasks learned so far.
+        routing: content of routing.json.
+        repo_id: the repository it goes to; default none yet.
+        standalone: whether the backbone is in the checkpoint; default where the config names no base model.
+        remote_code: whether the model's code is in the repository.
     """
-    metrics = continual_metrics(matrix)
-    base = config.base_model_name_or_path
+    matrix = AccuracyMatrix.from_json(state["accuracy_matrix"])
+    metrics = metrics_where_measured(matrix)
+    base, num_tasks = config.base_model_name_or_path, len(config.tasks)
     on_hub = is_hub_id(base)
+    title = f"SMoPE after task {num_tasks}: {config.num_labels} classes"
+    sources = _hub_datasets(manifest)
     data = ModelCardData(
         library_name="smope_hf",
         license="apache-2.0",
         pipeline_tag="image-classification",
-        tags=["smope", "continual-learning", "class-incremental-learning", "prompt-tuning", "mixture-of-experts"],
+        tags=TAGS,
         base_model=base if on_hub else None,
         base_model_relation="adapter" if on_hub else None,
-        model_name=f"SMoPE, {len(config.tasks)} tasks",
-        eval_results=_results(metrics, stream.name),
+        base_model_revision=config.base_model_revision if on_hub else None,
+        datasets=sources or None,
+        metrics=["accuracy"],
+        model_name=(repo_id or "smope").split("/")[-1],
+        eval_results=_results(metrics, matrix, manifest, sources) or None,
     )
-    learned = list(stream[: len(config.tasks)])
-    rows = [
-        {
-            "task": task.index + 1,
-            "classes": ", ".join(name.replace("|", "/") for name in task.class_names),
-            "accuracy": _percent(accuracy),
-        }
-        for task, accuracy in zip(learned, matrix.as_array()[-1], strict=True)
-    ]
+    protocol = {key: manifest[key] for key in ("name", "seed", "num_classes", "columns", "options")}
     return ModelCard.from_template(
         data,
-        template_str=TEMPLATE,
-        num_tasks=len(config.tasks),
+        template_str=resources.files(__package__).joinpath("model_card_template.md").read_text(encoding="utf-8"),
+        title=title,
+        backbone=_describe_backbone(config, on_hub),
+        num_tasks=num_tasks,
         num_classes=config.num_labels,
-        dataset=stream.name,
-        backbone=base if on_hub or base == EMBEDDED else config.backbone_config.model_type,
-        revision=config.base_model_revision,
+        datasets=f"`{manifest['name']}`",
+        repo_id=repo_id,
+        location=repo_id or "path/to/this/folder",
+        revision_argument=f', revision="task-{num_tasks:02d}"' if repo_id else "",
+        standalone=base is None if standalone is None else standalone,
+        remote_code=remote_code,
+        continued_from=_origin(state.get("continued_from")),
+        measured=_is_measured(matrix),
+        complete=matrix.is_complete,
+        picture=PICTURE,
         faa=_percent(metrics["final_average_accuracy"]),
         caa=_percent(metrics["cumulative_average_accuracy"]),
         fm=_percent(metrics["forgetting"]),
-        rows=rows,
-        recipe=recipe,
-        protocol_hash=protocol_hash,
+        rows=_rows(manifest, matrix),
+        protocol_hash=manifest["protocol_hash"],
+        protocol=json.dumps(protocol, indent=2, ensure_ascii=False),
+        experts=_describe_experts(config),
+        recipe=json.dumps(state["recipe"], indent=2),
+        routing=config.routing,
+        dead_percent=f"{100 * routing['dead_share']:.0f}",
+        versions=", ".join(f"{name} {state['versions'].get(name, '?')}" for name in SHOWN_VERSIONS),
     ).content
 
 
 def is_hub_id(name: str | None) -> bool:
     """Whether a base model's name is one that another machine can load: an "owner/name" that is no folder here."""
-    if name is None or name.count("/") != 1 or Path(name).exists():
+    if name is None or name.count("/") != 1 or os.path.exists(name):
         return False
     try:
         validate_repo_id(name)
@@ -111,25 +128,94 @@ def is_hub_id(name: str | None) -> bool:
     return True
 
 
+def _describe_backbone(config: SMoPEConfig, on_hub: bool) -> str:
+    base = config.base_model_name_or_path
+    if base == EMBEDDED:
+        return "`embedded`, the small ViT that comes with smope_hf"
+    if not on_hub:
+        return f"of the family `{config.backbone_config.model_type}`"
+    revision = f", revision `{config.base_model_revision}`" if config.base_model_revision else ""
+    return f"`{base}`{revision}"
+
+
+def _describe_experts(config: SMoPEConfig) -> str:
+    layers = ", ".join(map(str, config.prompt_layers))
+    return (
+        f"{config.num_experts} experts per head in layers {layers}, of which an image switches on {config.top_k}; "
+        f"noise_epsilon {config.noise_epsilon}, router_loss_coef {config.router_loss_coef}, prototype_loss_coef "
+        f"{config.prototype_loss_coef}, {config.routing} routing, {config.pooling} pooling."
+    )
+
+
+def _origin(continued_from: dict | None) -> str | None:
+    if continued_from is None:
+        return None
+    name, commit = continued_from.get("name"), continued_from.get("commit")
+    source = f"`{name}`" + (f" at commit `{commit}`" if commit else "") if name else "a checkpoint on disk"
+    count = continued_from["num_tasks"]
+    return f"{source}, which had learned {count} {'task' if count == 1 else 'tasks'}"
+
+
+def _hub_datasets(manifest: dict) -> list[str]:
+    """Ids of the data sets on the Hub that the tasks come from, those of the first tasks first."""
+    information = manifest.get("information", {})
+    source, before = information.get("source") or {}, information.get("continues")
+    found = [] if before is None else _hub_datasets(before)
+    name = source.get("name_or_path")
+    return [*found, name] if not source.get("local") and is_hub_id(name) and name not in found else found
+
+
+def _is_measured(matrix: AccuracyMatrix) -> bool:
+    return any(value is not None for row in matrix.to_json() for value in row)
+
+
+def _rows(manifest: dict, matrix: AccuracyMatrix) -> list[dict]:
+    last = matrix.to_json()[-1]
+    return [
+        {
+            "task": task["index"] + 1,
+            "classes": ", ".join(name.translate(str.maketrans(BLANK)) for name in task["class_names"]),
+            "train": task["train"]["num_samples"],
+            "test": 0 if task["test"] is None else task["test"]["num_samples"],
+            "accuracy": _percent(accuracy),
+        }
+        for task, accuracy in zip(manifest["tasks"], last, strict=True)
+    ]
+
+
 def _percent(fraction: float | None) -> str:
     return "n/a" if fraction is None else f"{100 * fraction:.2f}"
 
 
-def _results(metrics: dict, dataset: str) -> list[EvalResult]:
-    names = {
-        "final_average_accuracy": "Final average accuracy",
-        "cumulative_average_accuracy": "Cumulative average accuracy",
-        "forgetting": "Forgetting",
-    }
-    return [
+def _results(metrics: dict, matrix: AccuracyMatrix, manifest: dict, sources: list[str]) -> list[EvalResult]:
+    """The model-index: the metrics over all tasks, then the accuracy on each."""
+    name = manifest["name"]
+    where = {"task_type": "image-classification", "dataset_type": sources[0] if len(sources) == 1 else name}
+    split = manifest.get("options", {}).get("test_split")
+    results = [
         EvalResult(
-            task_type="image-classification",
-            dataset_type=dataset,
-            dataset_name=dataset,
+            **where,
+            dataset_name=name,
+            dataset_split=split,
             metric_type=key,
-            metric_name=name,
+            metric_name=label,
             metric_value=round(metrics[key], 6),
         )
-        for key, name in names.items()
+        for key, label in RESULTS.items()
         if metrics[key] is not None
     ]
+    for task, accuracy in zip(manifest["tasks"], matrix.to_json()[-1], strict=True):
+        if accuracy is not None:
+            number = task["index"] + 1
+            results.append(
+                EvalResult(
+                    **where,
+                    dataset_name=f"{name}, task {number}",
+                    dataset_config=f"task-{number:02d}",
+                    dataset_split=split,
+                    metric_type="accuracy",
+                    metric_name=f"Accuracy on task {number}",
+                    metric_value=round(accuracy, 6),
+                )
+            )
+    return results

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from . import prefix_experts
 from .backbones import build_backbone, family_of, head_shape, load_backbone, weights_fingerprint
@@ -78,6 +78,7 @@ class SMoPEForImageClassification(AdapterCheckpointMixin, PreTrainedModel):
         *,
         revision: str | None = None,
         attn_implementation: str | None = None,
+        use_safetensors: bool = True,
         **config_fields,
     ) -> "SMoPEForImageClassification":
         """A fresh SMoPE model on a pre-trained backbone; only experts and head are new.
@@ -86,6 +87,7 @@ class SMoPEForImageClassification(AdapterCheckpointMixin, PreTrainedModel):
             backbone: Hub id, folder, "embedded", or a loaded model (which is frozen and used as it is).
             revision: branch, tag or commit of a Hub id; the commit it stands for is recorded.
             attn_implementation: "sdpa" (default, fused) or "eager" (plain).
+            use_safetensors: False also takes a base model whose only weights are pickles; default no pickle is read.
             **config_fields: fields of [`SMoPEConfig`], for example `num_experts=25`.
 
         Raises:
@@ -93,7 +95,7 @@ class SMoPEForImageClassification(AdapterCheckpointMixin, PreTrainedModel):
         """
         if isinstance(backbone, str):
             name = backbone
-            backbone, revision = load_backbone(name, revision)
+            backbone, revision = load_backbone(name, revision, use_safetensors=use_safetensors)
         else:
             name = backbone.config.name_or_path or None
         config = cls.config_class(
@@ -320,7 +322,3 @@ def _attention_name(attn_implementation: str | None) -> str:
             f"experts. Allowed: {tuple(ATTENTION)}."
         )
     return ATTENTION[attn_implementation]
-
-
-AutoConfig.register("smope", SMoPEConfig)
-AutoModelForImageClassification.register(SMoPEConfig, SMoPEForImageClassification)

@@ -7,11 +7,9 @@ are chosen to be read at 600 pixels of width, colours to be told apart by colour
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
@@ -20,70 +18,13 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
 from .accuracy_matrix import AccuracyMatrix
-from .files import atomic_path
 from .metrics import as_accuracy_matrix, average_accuracies
+from .plot_style import DARK as DARK
+from .plot_style import FONT, LIGHT, add_colorbar, name_axes, new_figure, save
+from .plot_style import task_ticks as _task_ticks
 
-LIGHT = {
-    "background": "#ffffff",
-    "text": "#222222",
-    "axis": "#8a8a8a",
-    "grid": "#e4e4e4",
-    "empty": "#e6e6e6",
-    "marked": "#d55e00",
-    "map": "cividis",
-    # Okabe and Ito's colours without yellow, which is too pale on white.
-    "lines": ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"),
-}
-"""Colours of the plots; a dictionary with the same keys is another theme."""
-
-_WIDTH = 6.0  # inches: at 100 dots per inch the 600 pixels a README shows
-_FONT = 9.0  # points
 _MARKERS = "osD^vPX"
 _DASHES = ("-", "--", ":", "-.")
-
-
-def _new_figure(height: float, theme: Mapping) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(_WIDTH, height), facecolor=theme["background"], layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)
-    axes = figure.add_subplot(facecolor=theme["background"])
-    axes.tick_params(colors=theme["axis"], labelcolor=theme["text"], labelsize=_FONT, length=3)
-    for spine in axes.spines.values():
-        spine.set(color=theme["axis"], linewidth=0.8)
-    return figure, axes
-
-
-def _label(axes: Axes, theme: Mapping, title: str | None, x: str, y: str) -> None:
-    axes.set_xlabel(x, fontsize=_FONT, color=theme["text"])
-    axes.set_ylabel(y, fontsize=_FONT, color=theme["text"])
-    if title:
-        wrapped = textwrap.fill(title, 64)
-        axes.set_title(wrapped, fontsize=_FONT + 1, color=theme["text"], loc="left", parse_math=False)
-
-
-def _save(figure: Figure, path: str | os.PathLike, dpi: int) -> None:
-    suffix = Path(path).suffix.lower()
-    if suffix not in (".png", ".svg"):
-        raise ValueError(f"cannot write the plot {str(path)!r}: the file name must end in .png or .svg")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format=suffix[1:], dpi=dpi, facecolor=figure.get_facecolor())
-
-
-def _task_ticks(num_tasks: int, most: int) -> list[int]:
-    """Task numbers to write on an axis: the first, the last and round ones between, about `most` of them."""
-    step = next((step for step in (1, 2, 5, 10, 20, 50, 100) if num_tasks / step <= most), num_tasks)
-    between = [tick for tick in range(step, num_tasks, step) if min(tick - 1, num_tasks - tick) >= 0.7 * step]
-    return sorted({1, *between, num_tasks})
-
-
-def _add_colorbar(axes: Axes, image, theme: Mapping, label: str) -> None:
-    bar = axes.figure.colorbar(image, cax=axes.inset_axes((1.02, 0, 0.035, 1)))
-    bar.set_label(label, fontsize=_FONT, color=theme["text"])
-    bar.ax.tick_params(colors=theme["axis"], labelcolor=theme["text"], labelsize=_FONT, length=3)
-    bar.locator = MaxNLocator(nbins=6, steps=[1, 2, 5, 10])
-    bar.formatter = FuncFormatter(lambda value, _: f"{value:g}%")
-    bar.update_ticks()
-    bar.outline.set(edgecolor=theme["axis"], linewidth=0.8)
 
 
 def _number_cells(axes: Axes, image, percent: np.ndarray, theme: Mapping) -> None:
@@ -92,7 +33,7 @@ def _number_cells(axes: Axes, image, percent: np.ndarray, theme: Mapping) -> Non
     cell = axes.get_window_extent().width / len(percent) * 72 / axes.figure.dpi  # points
     # A digit is about 0.64 of the font size wide, a point half of that; "100.0" has four digits and a point.
     decimals = 1 if cell / (4.5 * 0.64) >= 7 else 0
-    size = min(_FONT, cell / ((4.5 if decimals else 3) * 0.64))
+    size = min(FONT, cell / ((4.5 if decimals else 3) * 0.64))
     if size < 6:
         return
     for t, j in np.argwhere(~np.isnan(percent)):
@@ -108,6 +49,7 @@ def plot_accuracy_matrix(
     *,
     title: str | None = None,
     value_range: tuple[float, float] | None = None,
+    partial: bool = False,
     dpi: int = 200,
     theme: Mapping = LIGHT,
 ) -> Figure:
@@ -119,6 +61,7 @@ def plot_accuracy_matrix(
         title: line above the map. Default: none.
         value_range: fractions at the two ends of the colour scale; give the same to plots that are to be compared.
             Default: the values' own range, rounded out to tens of percent.
+        partial: leave tasks learned that were not measured (NaN) blank. Default: refuse them.
         dpi: pixels per inch of a figure 6 inches wide. Default: 200, 1200 pixels.
         theme: colours. Default: `LIGHT`.
 
@@ -128,14 +71,14 @@ def plot_accuracy_matrix(
     Raises:
         ValueError: the matrix is not valid, see `as_accuracy_matrix`, or the suffix is another one.
     """
-    percent = 100 * as_accuracy_matrix(matrix)
+    percent = 100 * as_accuracy_matrix(matrix, partial)
     num_tasks = len(percent)
     if value_range is None:
         low = min(10 * np.floor(np.nanmin(percent) / 10), 80)
         high = max(10 * np.ceil(np.nanmax(percent) / 10), low + 20)
     else:
         low, high = 100 * value_range[0], 100 * value_range[1]
-    figure, axes = _new_figure(5.2, theme)
+    figure, axes = new_figure(5.2, theme)
     axes.set_facecolor(theme["empty"])
     cells = np.ma.masked_invalid(percent)
     image = axes.imshow(cells, cmap=theme["map"], vmin=low, vmax=high, interpolation="nearest")
@@ -147,10 +90,10 @@ def plot_accuracy_matrix(
         edges = np.arange(num_tasks - 1) + 0.5
         axes.hlines(edges, -0.5, num_tasks - 0.5, colors=theme["background"], linewidth=1)
         axes.vlines(edges, -0.5, num_tasks - 0.5, colors=theme["background"], linewidth=1)
-    _label(axes, theme, title, "Accuracy on task", "After learning task")
-    _add_colorbar(axes, image, theme, "Accuracy")
+    name_axes(axes, theme, title, "Accuracy on task", "After learning task")
+    add_colorbar(axes, image, theme, "Accuracy")
     _number_cells(axes, image, percent, theme)
-    _save(figure, path, dpi)
+    save(figure, path, dpi)
     return figure
 
 
@@ -196,7 +139,7 @@ def _label_line_ends(axes: Axes, ends: Sequence[tuple[str, float, float, str]], 
             xytext=(1.04, y),
             textcoords=axes.get_yaxis_transform(),
             va="center",
-            fontsize=_FONT,
+            fontsize=FONT,
             color=theme["text"],
             parse_math=False,
             annotation_clip=False,
@@ -240,7 +183,7 @@ def plot_average_accuracy(
         raise ValueError("no curve to plot: give at least one method and its accuracy matrix")
     averages = {name: _seed_averages(name, runs) for name, runs in curves.items()}
     num_tasks = max(values.shape[1] for values in averages.values())
-    figure, axes = _new_figure(max(3.6, 1 + 0.18 * len(averages)), theme)
+    figure, axes = new_figure(max(3.6, 1 + 0.18 * len(averages)), theme)
     ends = []
     for index, (name, values) in enumerate(averages.items()):
         turn, place = divmod(index, len(theme["lines"]))
@@ -261,9 +204,9 @@ def plot_average_accuracy(
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     band = any(len(values) > 1 for values in averages.values())
-    _label(axes, theme, title, "Tasks learned" + (" (band: range over seeds)" if band else ""), "Average accuracy")
+    name_axes(axes, theme, title, "Tasks learned" + (" (band: range over seeds)" if band else ""), "Average accuracy")
     _label_line_ends(axes, ends, theme)
-    _save(figure, path, dpi)
+    save(figure, path, dpi)
     return figure
 
 
@@ -317,7 +260,7 @@ def plot_expert_usage(
         raise ValueError(f"layers has {len(names)} numbers for {len(counts)} prompt layers")
     rows = np.concatenate(counts)  # (layers * H, E)
     share = 100 * rows / np.maximum(rows.sum(axis=1, keepdims=True), 1)
-    figure, axes = _new_figure(float(np.clip(1.4 + 0.07 * len(rows), 3.2, 10)), theme)
+    figure, axes = new_figure(float(np.clip(1.4 + 0.07 * len(rows), 3.2, 10)), theme)
     axes.set_facecolor(theme["empty"])
     used = np.ma.masked_where(share == 0, share)
     top = max(share.max(), 100 / rows.shape[1])
@@ -330,10 +273,12 @@ def plot_expert_usage(
     experts = rows.shape[1]
     step = next(step for step in (1, 2, 5, 10, 20, 50, 100, experts) if experts / step <= 15)
     axes.set_xticks(range(0, experts, step))
-    _label(axes, theme, title, "Expert", "Prompt layer, a row for each head")
-    _add_colorbar(axes, image, theme, f"Share of the head's selections\n(even use: {100 / experts:.3g}%)")
-    figure.legend(handles=keys, loc="outside lower center", ncols=2, fontsize=_FONT, frameon=False)
-    _save(figure, path, dpi)
+    name_axes(axes, theme, title, "Expert", "Prompt layer, a row for each head")
+    add_colorbar(axes, image, theme, f"Share of the head's selections\n(even use: {100 / experts:.3g}%)")
+    figure.legend(
+        handles=keys, loc="outside lower center", ncols=2, fontsize=FONT, frameon=False, labelcolor=theme["text"]
+    )
+    save(figure, path, dpi)
     return figure
 
 

@@ -4,6 +4,7 @@ Shapes: B images, H heads, N tokens, d head size, E experts, K selected experts.
 """
 
 import contextlib
+import zlib
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,9 @@ from transformers import AttentionInterface
 from transformers import initialization as init
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-FUSED, PLAIN = "smope", "smope_eager"  # names in transformers' AttentionInterface
+# Names in transformers' AttentionInterface. Code that came with a repository beside an installed smope_hf has its own.
+_COPY = "" if __package__ == "smope_hf" else f"_{zlib.crc32(__name__.encode()):08x}"
+FUSED, PLAIN = f"smope{_COPY}", f"smope_eager{_COPY}"
 BINDING = "smope_prefix_experts"  # where an attention module finds its experts
 
 

@@ -3,12 +3,22 @@
 import os
 
 import torch
-from safetensors import safe_open
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import resolve_revision
 
-from .backbones import load_backbone, weights_fingerprint
+from .backbones import build_backbone, head_shape, load_backbone, weights_fingerprint
+from .checkpoint_guard import (
+    build_on_meta,
+    check_adapter,
+    check_adapter_values,
+    check_backbone_shapes,
+    check_depth,
+    read_tensors,
+)
+from .config_guard import check_base_name, check_same_backbone, read_config, sizes_of
+from .weight_files import find_file, find_pickle, find_weights, read_headers
 
 BACKBONE_PREFIX = "backbone."
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token")
@@ -55,65 +65,98 @@ class AdapterCheckpointMixin:
             backbone: where the base model is (Hub id or folder), or the loaded base model itself, when it is not where
                 the config says; its weights must be those trained on.
             revision: branch, tag (such as "task-03") or commit of the checkpoint.
-            **kwargs: as in transformers (`dtype`, `attn_implementation`, `cache_dir`, `token`, ...).
+            **kwargs: as in transformers (`dtype`, `attn_implementation`, `cache_dir`, `token`, ...), and fields of the
+                config; `use_safetensors=False` reads a base model's pickled weights, never the checkpoint's.
 
         Raises:
-            ValueError: when the base model's weights are not those that the experts were trained on.
+            ValueError: when the base model's weights are not those that the experts were trained on, or for broken or
+                hostile content; the message names the file and the field (StrictDataclassError for some fields).
             OSError: when the checkpoint or its base model is not found.
         """
         name = pretrained_model_name_or_path
         hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
         if name is None or kwargs.get("gguf_file"):
             return super().from_pretrained(name, *model_args, config=config, revision=revision, **kwargs)
-        where = {**hub, "subfolder": kwargs.get("subfolder", "")}
+        where = {**hub, "subfolder": kwargs.get("subfolder") or ""}
         revision = resolve_revision(
             name, revision, **{key: hub[key] for key in hub if key in ("token", "local_files_only", "cache_dir")}
         )
-        weights = _read_adapter(name, revision, where)
-        if weights is None:  # the backbone is in the checkpoint
-            if backbone is not None:
-                raise ValueError(f"backbone was given, but {str(name)!r} has its own backbone. Leave it out.")
-            model = super().from_pretrained(name, *model_args, config=config, revision=revision, **kwargs)
-        else:
-            if not isinstance(config, PreTrainedConfig):
-                config = cls.config_class.from_pretrained(config or name, revision=revision, **where)
-            base = _load_base(config, name, backbone, hub)
+        use_safetensors = kwargs.pop("use_safetensors", None) is not False
+        if not isinstance(config, PreTrainedConfig):
+            fields = {key: kwargs.pop(key) for key in list(kwargs) if key in cls.config_class.__annotations__}
+            config = _read_config(cls.config_class, config or name, revision, where, fields)
+        weights = _read_weights(name, revision, where, config)
+        if not any(key.startswith(BACKBONE_PREFIX) for key in weights):
+            base = _load_base(config, name, backbone, use_safetensors, hub)
             weights.update({BACKBONE_PREFIX + key: value for key, value in base.state_dict().items()})
-            for key in (*HUB_ARGUMENTS, "subfolder"):
-                kwargs.pop(key, None)
-            model = super().from_pretrained(None, *model_args, config=config, state_dict=weights, **kwargs)
+        elif backbone is not None:
+            raise ValueError(f"backbone was given, but {str(name)!r} has its own backbone. Leave it out.")
+        for key in (*HUB_ARGUMENTS, "subfolder", "variant"):
+            kwargs.pop(key, None)
+        model = super().from_pretrained(None, *model_args, config=config, state_dict=weights, **kwargs)
         loaded = model[0] if isinstance(model, tuple) else model
         loaded.name_or_path = loaded.config.name_or_path = str(name)
         loaded.freeze_backbone()
         return model
 
 
-def _read_adapter(name, revision, where: dict) -> dict[str, torch.Tensor] | None:
-    """The weights of an adapter-only checkpoint, or None for one with its backbone."""
-    path = cached_file(
-        name, SAFE_WEIGHTS_NAME, revision=revision, _raise_exceptions_for_missing_entries=False, **where
-    )
+def _read_config(config_class, name, revision, where: dict, fields: dict):
+    """The checkpoint's config, from a file whose JSON was checked, with the caller's fields in place of the file's."""
+    path = name if os.path.isfile(name) else find_file(name, CONFIG_NAME, revision, where)
     if path is None:
-        index = cached_file(
-            name, SAFE_WEIGHTS_INDEX_NAME, revision=revision, _raise_exceptions_for_missing_entries=False, **where
+        raise OSError(_not_found(name, CONFIG_NAME))
+    return read_config(config_class, path, fields)
+
+
+def _read_weights(name, revision, where: dict, config) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint, once their names, types and shapes fit the config."""
+    paths = find_weights(name, revision, where)
+    if not paths:
+        pickle = find_pickle(name, revision, where)
+        raise OSError(
+            _not_found(name, SAFE_WEIGHTS_NAME)
+            if pickle is None
+            else f"{str(name)!r} has its weights in {pickle!r}, a pickle. Pickles are never read for a SMoPE "
+            f"checkpoint, as they can run code: ask its author to convert it to {SAFE_WEIGHTS_NAME}."
         )
-        if index is None:
-            raise OSError(
-                f"{str(name)!r} holds no {SAFE_WEIGHTS_NAME}. A SMoPE checkpoint is a folder or Hub repository with "
-                f"config.json and {SAFE_WEIGHTS_NAME}; a finished run keeps one in each of its task-NN folders."
-            )
-        return None
-    with safe_open(path, framework="pt") as file:
-        if any(key.startswith(BACKBONE_PREFIX) for key in file.keys()):
-            return None
-        return {key: file.get_tensor(key) for key in file.keys()}
+    header = read_headers(paths)
+    own = {key: entry for key, entry in header.items() if not key.startswith(BACKBONE_PREFIX)}
+    check_depth(len(config.prompt_layers), len(own), paths[0], "the number of prompt_layers")
+    check_adapter(own, config, head_shape(config.backbone_config), paths[0])
+    if len(own) < len(header):
+        backbone = {key: entry for key, entry in header.items() if key.startswith(BACKBONE_PREFIX)}
+        _check_standalone(backbone, config.backbone_config, paths[0])
+    tensors = read_tensors(paths)
+    experts_and_head = {key: tensors[key].clone() for key in own}  # else they would change with the file
+    check_adapter_values(experts_and_head, paths[0])
+    return {**tensors, **experts_and_head}
 
 
-def _load_base(config, name, backbone, hub: dict) -> PreTrainedModel:
+def _check_standalone(header: dict, config: PreTrainedConfig, file):
+    layers = config.num_hidden_layers
+    check_depth(layers, len(header), file, "backbone_config.num_hidden_layers")
+    check_backbone_shapes(header, _without_memory(config), file, sizes_of(config))
+
+
+def _without_memory(config: PreTrainedConfig) -> nn.Module:
+    return build_on_meta(
+        lambda: build_backbone(config, "sdpa"), f"backbone_config of config.json ({sizes_of(config)})"
+    )
+
+
+def _not_found(name, file: str) -> str:
+    return (
+        f"{str(name)!r} holds no {file}. A SMoPE checkpoint is a folder or Hub repository with {CONFIG_NAME} and "
+        f"{SAFE_WEIGHTS_NAME}; a finished run keeps one in each of its task-NN folders."
+    )
+
+
+def _load_base(config, name, backbone, use_safetensors: bool, hub: dict) -> PreTrainedModel:
     """The base model of an adapter-only checkpoint, checked against what the experts were trained on."""
     expected = config.base_model_fingerprint
     if isinstance(backbone, PreTrainedModel):
         base, source = backbone, backbone.config.name_or_path
+        check_same_backbone(config.backbone_config, base.config, source)
     else:
         source = backbone or config.base_model_name_or_path
         if source is None:
@@ -121,9 +164,12 @@ def _load_base(config, name, backbone, hub: dict) -> PreTrainedModel:
                 f"{str(name)!r} holds experts and head only and does not say which base model they belong to. Give it "
                 "as from_pretrained(..., backbone=name_or_path)."
             )
+        if not backbone and not os.path.isdir(name):
+            check_base_name(source, str(name))
         revision = None if backbone else config.base_model_revision
+        same = {"expected": config.backbone_config, "use_safetensors": use_safetensors}
         try:
-            base, _ = load_backbone(os.fspath(source), revision, **hub)
+            base, _ = load_backbone(os.fspath(source), revision, **same, **hub)
         except OSError as error:
             raise OSError(
                 f"The base model {source!r} (revision {revision}) of {str(name)!r} could not be loaded: {error}\n"
@@ -136,4 +182,7 @@ def _load_base(config, name, backbone, hub: dict) -> PreTrainedModel:
             f"{config.base_model_name_or_path!r} (revision {config.base_model_revision}) with fingerprint "
             f"{expected[:16]}..., found {found[:16]}.... Give the right one as from_pretrained(..., backbone=...)."
         )
+    shapes = {key: (tuple(tensor.shape), "F32") for key, tensor in base.state_dict().items()}
+    sizes = sizes_of(config.backbone_config)
+    check_backbone_shapes(shapes, _without_memory(config.backbone_config), f"the base model {source!r}", sizes)
     return base

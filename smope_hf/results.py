@@ -3,13 +3,16 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
 from .accuracy_matrix import AccuracyMatrix
 from .files import write_json
-from .metrics import continual_metrics
+from .metrics import metrics_where_measured
 from .plots import plot_accuracy_matrix, plot_average_accuracy
 from .terminal import accuracy_table, metrics_table
+
+NAMES = {"smope": "SMoPE", "ncm": "NCM", "lda": "LDA"}
 
 
 def write_results(
@@ -35,7 +38,7 @@ def write_results(
     """
     output_dir = Path(output_dir)
     matrices = {"smope": matrix, **(yardsticks or {})}
-    metrics = {name: continual_metrics(rows.as_array(), test_counts) for name, rows in matrices.items()}
+    metrics = {name: metrics_where_measured(rows, test_counts) for name, rows in matrices.items()}
     content = {
         "metrics": metrics["smope"],
         "yardsticks": {name: values for name, values in metrics.items() if name != "smope"},
@@ -45,11 +48,18 @@ def write_results(
     write_json(output_dir / "metrics.json", content)
     write_json(output_dir / "manifest.json", manifest)
     matrix.to_csv(output_dir / "accuracy_matrix.csv")
-    plot_accuracy_matrix(matrix.as_array(), output_dir / "plots" / "accuracy_matrix.png")
-    curves = {name.upper() if name in ("ncm", "lda") else name: rows.as_array() for name, rows in matrices.items()}
-    curves = {"SMoPE": curves.pop("smope"), **curves}
-    plot_average_accuracy(curves, output_dir / "plots" / "average_accuracy.png")
+    draw_results(output_dir / "plots", matrices)
     return content
+
+
+def draw_results(folder: Path, matrices: Mapping[str, AccuracyMatrix]):
+    """Draw the accuracy matrix of "smope" and the average accuracy of all methods, as far as they were measured."""
+    matrix = matrices["smope"]
+    if not np.isnan(matrix.as_array()).all():
+        plot_accuracy_matrix(matrix.as_array(), folder / "accuracy_matrix.png", partial=True)
+    if matrix.is_complete:
+        curves = {NAMES.get(name, name): rows.as_array() for name, rows in matrices.items()}
+        plot_average_accuracy(curves, folder / "average_accuracy.png")
 
 
 def print_results(console: Console, matrix: AccuracyMatrix, content: Mapping):

@@ -27,25 +27,25 @@ class RunState:
         usage_history: for each task the usage counts (L, H, E) that its images added.
         matrix: accuracy matrix so far.
         seconds: for each task the wall time of each stage.
+        continued_from: the checkpoint that the run went on from: its Hub name and commit (None for a folder), its
+            number of tasks and the SHA-256 of its class statistics. None for a run from the start.
     """
 
     statistics: ClassStatistics
     usage_history: list[Tensor] = field(default_factory=list)
     matrix: AccuracyMatrix = field(default_factory=AccuracyMatrix)
     seconds: list[dict[str, float]] = field(default_factory=list)
+    continued_from: dict | None = None
 
     def begin_task(self) -> dict[str, float]:
         """Open the next task's record of seconds."""
         self.seconds.append({})
         return self.seconds[-1]
 
-    def rows(self) -> list[list[float]]:
-        """The lower triangle of the accuracy matrix."""
-        return [row[: index + 1].tolist() for index, row in enumerate(self.matrix.as_array())]
-
     @classmethod
     def from_saved(cls, saved: dict, statistics: ClassStatistics, usage_history: list[Tensor]) -> "RunState":
-        return cls(statistics, usage_history, AccuracyMatrix(saved["accuracy_matrix"]), saved["seconds_by_task"])
+        matrix = AccuracyMatrix.from_json(saved["accuracy_matrix"])
+        return cls(statistics, usage_history, matrix, saved["seconds_by_task"], saved.get("continued_from"))
 
 
 def check_same_run(

@@ -123,7 +123,11 @@ def _label_kind(feature: Any) -> str | None:
 
 
 def find_test_split(
-    dataset: datasets.DatasetDict, train_split: str, test_split: str | None, test_fraction: float
+    dataset: datasets.DatasetDict,
+    train_split: str,
+    test_split: str | None,
+    test_fraction: float,
+    allow_no_test: bool = False,
 ) -> str | None:
     """Name of the split to test on, or None where a share of the training split is to be taken.
 
@@ -132,6 +136,7 @@ def find_test_split(
         train_split: Name of the split to train on.
         test_split: The user's choice; default: "test", else "validation", "valid" or "val".
         test_fraction: Share of the training images to test on, where there is no such split.
+        allow_no_test: Accept a data set without either.
 
     Raises:
         ValueError: If a split does not exist, or is used twice, or both or none of split and share are there.
@@ -146,7 +151,7 @@ def find_test_split(
     if test_split is None:
         found = (name for name in TEST_SPLIT_NAMES if name in splits and name != train_split)
         test_split = next(found, None)
-    if test_split is None and test_fraction == 0:
+    if test_split is None and test_fraction == 0 and not allow_no_test:
         raise ValueError(
             f"no split to test on among {splits}: set test_split to one of them, or test_fraction (for example 0.2) "
             f"to set a share of {train_split!r} aside"

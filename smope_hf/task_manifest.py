@@ -9,43 +9,35 @@ import datasets
 import fsspec
 import numpy as np
 
-from .task_split import TaskSplit
+from .task_split import Task, TaskSplit
 
 if TYPE_CHECKING:
     from .tasks import TaskStream
 
 FORMAT_VERSION = 1
 _ROWS_PER_READ = 32
+_AGAIN = "The file was changed or is not whole: download or copy it again."
 
 
-def build_manifest(stream: "TaskStream") -> dict[str, Any]:
+def build_manifest(stream: "TaskStream", tasks: list[dict[str, Any]] | None = None) -> dict[str, Any]:
     """Describe a task stream as JSON. Reads every encoded image once, a few at a time; decodes none.
 
     Args:
         stream: The tasks.
+        tasks: Their entries, where they are known. Default: made by `describe_task`.
 
     Returns:
         `protocol_hash` covers class names, class ids and the content, labels and order of the images of every split:
         all that makes two results comparable, however it was specified. `options`, `name` and `columns` say how the
         tasks were made; `information` holds what may differ between machines.
     """
-    tasks = [
-        {
-            "index": task.index,
-            "class_ids": list(task.class_ids),
-            "class_names": list(task.class_names),
-            "train": _describe_split(task.train),
-            "validation": None if task.validation is None else _describe_split(task.validation),
-            "test": _describe_split(task.test),
-        }
-        for task in stream
-    ]
+    tasks = [describe_task(task) for task in stream] if tasks is None else tasks
     return {
         "format_version": FORMAT_VERSION,
         "name": stream.name,
-        "protocol_hash": _protocol_hash(tasks),
+        "protocol_hash": protocol_hash(tasks),
         "seed": stream.options["seed"],
-        "num_classes": stream.num_classes,
+        "num_classes": sum(len(task["class_ids"]) for task in tasks),
         "columns": {"image": stream.image_column, "label": stream.label_column},
         "options": dict(stream.options),
         "tasks": tasks,
@@ -88,12 +80,79 @@ def manifest_differences(first: dict[str, Any], second: dict[str, Any]) -> list[
     return differences or ["the protocol hashes differ, but no task does: a manifest was edited"]
 
 
-def _protocol_hash(tasks: list[dict[str, Any]]) -> str:
+def check_manifest(manifest: dict[str, Any], file: Any):
+    """Refuse a manifest that no run can have written.
+
+    Args:
+        manifest: content of a manifest.json.
+        file: where it was read, for the message.
+
+    Raises:
+        ValueError: naming the field, what it holds, and what is allowed.
+    """
+
+    def check(name: str, value: Any, fits: bool, allowed: str):
+        if not fits:
+            raise ValueError(f"{file}: {name} = {str(value)[:80]} is not allowed; allowed: {allowed}. {_AGAIN}")
+
+    version, tasks = manifest.get("format_version"), manifest.get("tasks")
+    check("format_version", version, version == FORMAT_VERSION, f"{FORMAT_VERSION}, or install a newer smope_hf")
+    check("name", manifest.get("name"), isinstance(manifest.get("name"), str), "text")
+    for name in ("options", "columns", "information"):
+        check(name, manifest.get(name), isinstance(manifest.get(name), dict), "an object")
+    check("tasks", tasks, isinstance(tasks, list) and len(tasks) > 0, "a list of at least one task")
+    first = 0
+    for index, task in enumerate(tasks):
+        where = f"tasks[{index}]"
+        check(where, task, isinstance(task, dict), "an object")
+        check(f"{where}.index", task.get("index"), task.get("index") == index, str(index))
+        names, ids = task.get("class_names"), task.get("class_ids")
+        text = isinstance(names, list) and len(names) > 0 and all(isinstance(name, str) for name in names)
+        check(f"{where}.class_names", names, text, "a list of text")
+        ids_fit = ids == list(range(first, first + len(names)))
+        check(f"{where}.class_ids", ids, ids_fit, f"{len(names)} whole numbers from {first} up")
+        first += len(names)
+        for split in ("train", "validation", "test"):
+            entry = task.get(split)
+            fits = (entry is None and split != "train") or (
+                isinstance(entry, dict)
+                and type(entry.get("num_samples")) is int
+                and entry["num_samples"] > 0
+                and isinstance(entry.get("sha256"), str)
+            )
+            check(f"{where}.{split}", entry, fits, "num_samples and sha256")
+    check("num_classes", manifest.get("num_classes"), manifest.get("num_classes") == first, str(first))
+    expected = protocol_hash(tasks)
+    check("protocol_hash", manifest.get("protocol_hash"), manifest.get("protocol_hash") == expected, expected)
+
+
+def describe_task(task: Task) -> dict[str, Any]:
+    """A task's entry in the manifest: its classes, and number and hash of the images of each of its splits."""
+    return {
+        "index": task.index,
+        "class_ids": list(task.class_ids),
+        "class_names": list(task.class_names),
+        **{split: describe_split(getattr(task, split)) for split in ("train", "validation", "test")},
+    }
+
+
+def first_tasks(manifest: dict[str, Any], count: int) -> dict[str, Any]:
+    """The manifest of the first tasks alone: what a checkpoint has learned by then."""
+    tasks = manifest["tasks"][:count]
+    num_classes = sum(len(task["class_ids"]) for task in tasks)
+    return {**manifest, "tasks": tasks, "num_classes": num_classes, "protocol_hash": protocol_hash(tasks)}
+
+
+def protocol_hash(tasks: list[dict[str, Any]]) -> str:
+    """SHA-256 over the entries of the tasks."""
     text = json.dumps([FORMAT_VERSION, tasks], sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _describe_split(split: TaskSplit) -> dict[str, Any]:
+def describe_split(split: TaskSplit | None) -> dict[str, Any] | None:
+    """Number and hash of a split's images; None where there is no split."""
+    if split is None:
+        return None
     return {"num_samples": len(split), "sha256": _content_hash(split)}
 
 

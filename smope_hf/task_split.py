@@ -101,14 +101,14 @@ class Task:
         index: Position in the stream, from 0.
         class_names: Names of its classes, in the order of their ids.
         class_ids: Ids of its classes: consecutive, after those of the task before.
-        train: Training images, at least one per class.
+        train: Training images, at least one per class; None for a task that a checkpoint learned in an earlier run.
         validation: Validation images, or None where none are set aside.
-        test: Test images, at least one per class.
+        test: Test images, at least one per class; None where there are none, for classes added to a model.
     """
 
     index: int
     class_names: tuple[str, ...]
     class_ids: range
-    train: TaskSplit
+    train: TaskSplit | None
     validation: TaskSplit | None
-    test: TaskSplit
+    test: TaskSplit | None

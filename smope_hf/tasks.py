@@ -40,6 +40,8 @@ class TaskStream(Sequence[Task]):
         max_train_samples_per_class: Use at most so many training images of each class, after the shares are set
             aside; a smaller number selects some of the images that a larger one does. Default: all.
         max_test_samples_per_class: The same for test images. Default: all.
+        allow_no_test: Accept a data set with no split to test on and `test_fraction=0`: each task's `test` is None.
+            A whole run needs test images; adding classes to a model does not. Default False.
         name: Name of the data set in reports. Default "dataset"; `load` takes it from the source.
 
     Raises:
@@ -63,6 +65,7 @@ class TaskStream(Sequence[Task]):
         test_fraction: float = 0.0,
         max_train_samples_per_class: int | None = None,
         max_test_samples_per_class: int | None = None,
+        allow_no_test: bool = False,
         name: str | None = None,
     ):
         if not isinstance(dataset, datasets.DatasetDict):
@@ -76,7 +79,7 @@ class TaskStream(Sequence[Task]):
         self.name = name or "dataset"
         self.source: dict[str, Any] | None = None
         self.train_split = train_split
-        self.test_split = find_test_split(dataset, train_split, test_split, test_fraction)
+        self.test_split = find_test_split(dataset, train_split, test_split, test_fraction, allow_no_test)
         splits = [train_split] if self.test_split is None else [train_split, self.test_split]
         self.image_column = find_image_column(dataset[train_split].features, image_column)
         self.label_column = find_label_column(dataset[train_split].features, label_column)
@@ -129,11 +132,18 @@ class TaskStream(Sequence[Task]):
             ValueError: As for `TaskStream`.
         """
         dataset = load_dataset_dict(name_or_path, config_name=config_name, revision=revision, data_files=data_files)
+        folder = Path(name_or_path).expanduser()
+        # the manifest travels with checkpoints: a folder's place on this machine is nobody's business there
+        source = folder.resolve().name if folder.is_dir() else str(name_or_path)
         if options.get("name") is None:
-            folder = Path(name_or_path).expanduser()
-            options["name"] = folder.resolve().name if folder.is_dir() else str(name_or_path)
+            options["name"] = source
         stream = cls(dataset, **options)
-        stream.source = {"name_or_path": str(name_or_path), "config_name": config_name, "revision": revision}
+        stream.source = {
+            "name_or_path": source,
+            "local": folder.is_dir(),
+            "config_name": config_name,
+            "revision": revision,
+        }
         return stream
 
     @property
@@ -148,7 +158,7 @@ class TaskStream(Sequence[Task]):
         return self._tasks[index]
 
     def __repr__(self) -> str:
-        train, test = (sum(len(getattr(task, split)) for task in self) for split in ("train", "test"))
+        train, test = (sum(len(getattr(task, split) or ()) for task in self) for split in ("train", "test"))
         return (
             f"TaskStream({self.name!r}: {len(self)} tasks, {self.num_classes} classes, {train} training images, "
             f"{test} test images)"
@@ -190,7 +200,8 @@ class TaskStream(Sequence[Task]):
                 for source, purpose in zip(sources, zip(*rows))
             )
             class_ids = range(first_id, first_id + len(group))
-            tasks.append(Task(index, names, class_ids, train, validation if len(validation) else None, test))
+            splits = (train, validation if len(validation) else None, test if len(test) else None)
+            tasks.append(Task(index, names, class_ids, *splits))
             first_id = class_ids.stop
         return tuple(tasks)
 
@@ -205,7 +216,7 @@ class TaskStream(Sequence[Task]):
             problem = f"split {self.train_split!r} has no training image of class {_some(without_train)}"
         elif without_test and self.test_split is not None:
             problem = f"split {self.test_split!r} has no test image of class {_some(without_test)}"
-        elif without_test:
+        elif without_test and sampler.test_fraction > 0:
             problem = (
                 f"split {self.train_split!r} has only one image of class {_some(without_test)}, but one to train and "
                 "one to test on is needed"

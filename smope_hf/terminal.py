@@ -8,7 +8,7 @@ from rich.box import Box
 from rich.table import Table
 from rich.text import Text
 
-from .metrics import as_accuracy_matrix, average_accuracies
+from .metrics import as_accuracy_matrix
 
 _ASCII_RULE = Box("    \n    \n -- \n    \n -- \n -- \n    \n    \n", ascii=True)
 _METRIC_COLUMNS = {
@@ -41,8 +41,8 @@ def accuracy_table(matrix: ArrayLike) -> Table:
     """Make the table of an accuracy matrix: a row after each task, a column for each task, then the row's average.
 
     Args:
-        matrix: accuracy matrix (T, T), fractions. Of more than 10 tasks, 10 spread evenly are shown, the first and the
-            last among them, for the table to fit 80 columns.
+        matrix: accuracy matrix (T, T), fractions; what was not measured (NaN) is left blank. Of more than 10 tasks,
+            10 spread evenly are shown, the first and the last among them, for the table to fit 80 columns.
 
     Returns:
         A `rich.table.Table`, in percent.
@@ -50,8 +50,8 @@ def accuracy_table(matrix: ArrayLike) -> Table:
     Raises:
         ValueError: the matrix is not valid, see `as_accuracy_matrix`.
     """
-    a = as_accuracy_matrix(matrix)
-    averages = average_accuracies(a)
+    a = as_accuracy_matrix(matrix, partial=True)
+    averages = [row[: t + 1].mean() for t, row in enumerate(a)]
     shown = np.unique(np.linspace(0, len(a) - 1, min(len(a), _MOST_TASK_COLUMNS)).round().astype(int))
     left_out = "" if len(shown) == len(a) else f"; {len(shown)} of {len(a)} tasks shown, average over all"
     table = _table(f"accuracy in percent{left_out}", padding=0)

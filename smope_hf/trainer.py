@@ -1,6 +1,5 @@
 """The continual training loop: learn a task, take statistics, align the head, evaluate, save."""
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,23 +15,25 @@ from torch import Tensor
 from . import checkpoint
 from .accuracy_matrix import AccuracyMatrix
 from .alignment import ClassStatistics, StatisticsAccumulator, align_classifier
-from .augmentation import BatchAugmentation, Normalization, processed_size
+from .augmentation import BatchAugmentation, Normalization, as_trained, processed_size
 from .batches import DecodedImages, GlobalBatches, gather_rows
 from .callbacks import ContinualCallback
-from .evaluation import predict
-from .metrics import continual_metrics
-from .model_card import build_card
+from .continued_stream import ContinuedStream
+from .evaluation import overall_accuracy, predict
+from .metrics import metrics_where_measured
 from .modeling_smope import SMoPEForImageClassification
 from .results import print_results, write_results
 from .run_state import RunState, check_same_run, versions
 from .seeding import derive_generator, derive_seed
+from .task_manifest import first_tasks
 from .task_split import TaskSplit
 from .tasks import Task, TaskStream
+from .trainer_hub import PushesToHub
 from .training_args import ContinualTrainingArguments
 from .training_phase import TrainingPhase
 
 
-class ContinualTrainer:
+class ContinualTrainer(PushesToHub):
     """Learns the tasks of a stream one after the other.
 
     Args:
@@ -41,9 +42,10 @@ class ContinualTrainer:
         stream: the tasks.
         image_processor: the backbone's own; saved with every checkpoint.
         callbacks: told what happens, in the order given.
+        state: what an earlier run reached, for a model that knows classes; `from_checkpoint` gives it.
 
     Raises:
-        ValueError: when the model knows classes already.
+        ValueError: when the model knows classes and no state comes with it.
         FileExistsError: when the output folder holds a run and `args.resume` is off.
     """
 
@@ -51,22 +53,25 @@ class ContinualTrainer:
         self,
         model: SMoPEForImageClassification,
         args: ContinualTrainingArguments,
-        stream: TaskStream,
+        stream: TaskStream | ContinuedStream,
         image_processor,
         callbacks: Sequence[ContinualCallback] = (),
+        state: RunState | None = None,
     ):
-        if model.config.tasks:
+        if model.config.tasks and state is None:
             raise ValueError(
                 f"The model already knows {model.config.num_labels} classes. Give a fresh one from from_backbone(); "
-                "to go on with an interrupted run, set resume=True."
+                "to go on with an interrupted run, set resume=True; to teach a model more classes, use "
+                "ContinualTrainer.from_checkpoint()."
             )
-        saved = checkpoint.saved_tasks(args.output_dir)
-        if saved and not args.resume:
+        self.num_known = len(model.config.tasks)
+        self.args, self.stream = args, stream
+        if self.saved_tasks() and not args.resume:
             raise FileExistsError(
-                f"{args.output_dir} already holds {len(saved)} learned tasks. Set resume to go on with them, or give "
-                "another output_dir."
+                f"{args.output_dir} already holds {len(self.saved_tasks())} learned tasks. Set resume to go on with "
+                "them, or give another output_dir."
             )
-        self.args, self.stream, self.image_processor = args, stream, image_processor
+        self.image_processor = as_trained(image_processor, args.normalization)
         self.callbacks = list(callbacks)
         trackers = None if args.report_to == "none" else args.report_to
         AcceleratorState._reset_state()  # or a second trainer of a notebook could not have another precision
@@ -76,11 +81,18 @@ class ContinualTrainer:
         self.model = model.to(self.accelerator.device)
         size = processed_size(image_processor)
         self.augment = BatchAugmentation(size, args.crop_scale, args.crop_ratio, args.flip_probability)
-        self.normalize = Normalization.from_processor(image_processor, args.normalization)
-        self.state = RunState(ClassStatistics.empty(model.config.hidden_size))
+        self.normalize = Normalization.from_processor(self.image_processor)
+        self.state = state or RunState(ClassStatistics.empty(model.config.hidden_size))
         self.yardsticks: dict[str, AccuracyMatrix] = {}
         self._test_images: dict[int, DecodedImages] = {}
         self.logged_steps = 0
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: str, stream: TaskStream, *, output_dir: str, **options) -> "ContinualTrainer":
+        """A trainer that teaches a saved model the classes of a stream; see `smope_hf.continuation.continue_from`."""
+        from .continuation import continue_from
+
+        return continue_from(cls, checkpoint, stream, output_dir=output_dir, **options)
 
     # ------------------------------------------------------------------ the run
 
@@ -103,6 +115,7 @@ class ContinualTrainer:
         content = self._finish(manifest)
         self.notify("on_train_end", content)
         self.accelerator.end_training()
+        self.raise_push_failure()
         return content
 
     def _learn(self, task: Task, manifest: dict):
@@ -125,17 +138,20 @@ class ContinualTrainer:
                 head, old = self.model.classifier, task.class_ids.start
                 align_classifier(head, self.state.statistics, old, self.args, generator)
         with self._timed(seconds, "evaluation"):
-            self.state.matrix.add_row(self._accuracies())
+            self.state.matrix.add_row(self._accuracies(), partial=self.num_known > 0)
         if self.args.save_checkpoints:
             with self._timed(seconds, "saving"):
                 self._save(task, manifest)
+        if self.args.push_to_hub:
+            with self._timed(seconds, "pushing"):
+                self.push_what_is_saved()
         self.notify("on_task_end", task)
 
     def _finish(self, manifest: dict) -> dict:
-        content = {"metrics": continual_metrics(self.state.matrix.as_array(), self._test_counts())}
+        content = {"metrics": metrics_where_measured(self.state.matrix, self._test_counts())}
         if self.accelerator.is_main_process:
             details = {
-                "accuracy_matrix": self.state.rows(),
+                "accuracy_matrix": self.state.matrix.to_json(),
                 "test_counts": self._test_counts(),
                 "seconds_by_task": self.state.seconds,
                 "num_processes": self.accelerator.num_processes,
@@ -188,11 +204,14 @@ class ContinualTrainer:
             self.args.dataloader_num_workers,
         )
 
-    def _accuracies(self) -> list[float]:
-        """Accuracy on the test images of every task seen; a row of the accuracy matrix."""
+    def _accuracies(self) -> list[float | None]:
+        """Accuracy on the test images of every task seen, None where it has none; a row of the accuracy matrix."""
         seen = self.stream[: len(self.model.config.tasks)]
         accuracies = []
         for task in self.with_bar(seen, len(seen), seen[-1], "evaluation"):
+            if task.test is None:
+                accuracies.append(None)
+                continue
             if task.index not in self._test_images:
                 self._test_images[task.index] = self.decoded(task.test)
             images = self._test_images[task.index]
@@ -203,47 +222,49 @@ class ContinualTrainer:
         """Evaluate the model as it is on the test images of every task it has seen.
 
         Returns:
-            `accuracies` by task, their mean `average_accuracy` and the `weighted_accuracy` over all images.
+            `accuracies` by task (None where it has no test images), their mean `average_accuracy` and the
+            `weighted_accuracy` over all images (None where no task has any).
         """
         if not self.model.config.tasks:
             raise ValueError("The model knows no class yet. Call train() first.")
         accuracies = self._accuracies()
-        counts = self._test_counts()[: len(accuracies)]
-        weighted = sum(a * n for a, n in zip(accuracies, counts, strict=True)) / sum(counts)
-        return {
-            "accuracies": accuracies,
-            "average_accuracy": sum(accuracies) / len(accuracies),
-            "weighted_accuracy": weighted,
-        }
+        return {"accuracies": accuracies, **overall_accuracy(accuracies, self._test_counts()[: len(accuracies)])}
 
     # ------------------------------------------------------------------ saving and going on
 
     def _save(self, task: Task, manifest: dict):
         if self.accelerator.is_main_process:
-            recipe = json.dumps(self.args.recipe(), indent=2)
-            card = build_card(self.model.config, self.stream, self.state.matrix, recipe, manifest["protocol_hash"])
             folder = checkpoint.task_folder(self.args.output_dir, task.index)
             state = {
                 "recipe": self.args.recipe(),
                 "protocol_hash": manifest["protocol_hash"],
-                "accuracy_matrix": self.state.rows(),
+                "accuracy_matrix": self.state.matrix.to_json(),
                 "test_counts": self._test_counts()[: task.index + 1],
                 "seconds_by_task": self.state.seconds,
                 "logged_steps": self.logged_steps,
+                "continued_from": self.state.continued_from,
                 "versions": versions(),
             }
+            learned = first_tasks(manifest, task.index + 1)
             history = self.state.usage_history
-            checkpoint.save_task(folder, self.model, self.image_processor, self.state.statistics, history, state, card)
+            checkpoint.save_task(
+                folder, self.model, self.image_processor, self.state.statistics, history, state, learned
+            )
         self.accelerator.wait_for_everyone()
 
+    def saved_tasks(self) -> list[Path]:
+        """The folders of the tasks that this run has saved; not those of a run that it goes on from."""
+        return checkpoint.saved_tasks(self.args.output_dir, self.num_known)
+
     def _prepare_output(self, manifest: dict):
-        output_dir = Path(self.args.output_dir)
-        saved = checkpoint.saved_tasks(output_dir)
         if self.accelerator.is_main_process:
-            output_dir.mkdir(parents=True, exist_ok=True)
-            checkpoint.remove_partial(output_dir)
+            Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
+            checkpoint.remove_partial(self.args.output_dir)
+        saved = self.saved_tasks()
         if saved:
             self._resume_from(saved[-1], manifest)
+        if self.args.push_to_hub:
+            self.open_hub()
 
     def _resume_from(self, folder: Path, manifest: dict):
         saved = checkpoint.load_state(folder)
@@ -263,7 +284,7 @@ class ContinualTrainer:
     # ------------------------------------------------------------------ small things
 
     def _test_counts(self) -> list[int]:
-        return [len(task.test) for task in self.stream]
+        return [0 if task.test is None else len(task.test) for task in self.stream]
 
     def decoded(self, split: TaskSplit) -> DecodedImages:
         """The split's images, kept decoded while `image_cache_gib` allows."""

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from .batches import DecodedImages, GlobalBatches, shuffled
-from .checkpoint import saved_tasks
 from .optimization import build_optimizer, build_schedule
 from .seeding import derive_generator
 from .tasks import Task
@@ -89,7 +88,7 @@ class TrainingPhase:
         recent = self.accelerator.reduce(recent, reduction="mean").cpu()
         broken = (~recent.isfinite().all(dim=1)).nonzero().flatten()
         if len(broken):
-            saved = saved_tasks(self.args.output_dir)
+            saved = self.trainer.saved_tasks()
             last = f"The last good checkpoint is {saved[-1]}" if saved else "No task has been saved yet"
             step = done - len(recent) + int(broken[0]) + 1
             raise TrainingDivergedError(

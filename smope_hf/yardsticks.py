@@ -59,7 +59,12 @@ def run_yardsticks(trainer) -> dict[str, AccuracyMatrix]:
 
     Args:
         trainer: a [`ContinualTrainer`]; its stream, settings and frozen backbone are used, its model is not changed.
+
+    Raises:
+        ValueError: when the trainer goes on from a checkpoint, whose training images are gone.
     """
+    if any(task.train is None or task.test is None for task in trainer.stream):
+        raise ValueError("Yardsticks need the training and test images of all tasks; run them with a whole run.")
     train, labels, tests, truths = [], [], [], []
     matrices = {name: AccuracyMatrix() for name in ("ncm", "lda", "linear")}
     head = IncrementalHead(trainer.model.config.hidden_size, 0)

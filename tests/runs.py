@@ -27,9 +27,9 @@ def tiny_stream(**options) -> TaskStream:
     return TaskStream(datasets.DatasetDict(few), **settings)
 
 
-def save_backbone(folder: Path) -> str:
+def save_backbone(folder: Path, seed: int = 0) -> str:
     """A random ViT and its image processor, as a pre-trained one would lie on disk."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = ViTConfig(
         hidden_size=32, num_hidden_layers=4, num_attention_heads=2, intermediate_size=64, image_size=16, patch_size=8
     )

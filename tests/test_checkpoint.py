@@ -13,6 +13,7 @@ from smope_hf.alignment import ClassStatistics
 from smope_hf.checkpoint import (
     STATE_FILE,
     STATISTICS_FILE,
+    load_manifest,
     load_state,
     load_statistics,
     remove_partial,
@@ -23,6 +24,7 @@ from smope_hf.checkpoint import (
     whole_folder,
 )
 from smope_hf.files import write_json
+from smope_hf.task_manifest import protocol_hash
 
 # ---------------------------------------------------------------------- whole folders
 
@@ -148,25 +150,39 @@ def test_routing_report_before_any_counting():
 # ---------------------------------------------------------------------- a task's folder
 
 
+STATE = {
+    "recipe": {"seed": 3}, "protocol_hash": "0", "accuracy_matrix": [[0.5]], "test_counts": [7],
+    "seconds_by_task": [{}], "logged_steps": 5, "continued_from": None, "versions": {},
+}  # fmt: skip
+TASK = {
+    "index": 0, "class_ids": list(range(6)), "class_names": [f"LABEL_{index}" for index in range(6)],
+    "train": {"num_samples": 4, "sha256": "0"}, "validation": None, "test": {"num_samples": 7, "sha256": "0"},
+}  # fmt: skip
+MANIFEST = {
+    "format_version": 1, "name": "shapes", "protocol_hash": protocol_hash([TASK]), "seed": 0, "num_classes": 6,
+    "columns": {}, "options": {}, "tasks": [TASK], "information": {},
+}  # fmt: skip
+
+
 @pytest.fixture
 def saved(tmp_path):
     model = tiny_model()
     with torch.no_grad(), model.raw_routing():
         model.update_usage(model(tiny_images(), output_router_scores=True).router_scores)
     usage = torch.stack([experts.usage_counts for experts in model.prefix_experts])
-    statistics = ClassStatistics(torch.randn(6, 32), torch.rand(6, 32), torch.arange(1, 7), torch.randn(32, 32).T)
+    statistics = ClassStatistics(torch.randn(6, 32), torch.rand(6, 32), torch.arange(1, 7), torch.rand(32, 32).T)
     assert not statistics.scatter.is_contiguous()
     processor = ViTImageProcessorPil(size={"height": 16, "width": 16})
     folder = tmp_path / "run" / "task-01"
-    save_task(folder, model, processor, statistics, [usage], {"seed": 3}, "# A card\n")
+    save_task(folder, model, processor, statistics, [usage], STATE, MANIFEST)
     return folder, model, statistics, usage
 
 
 def test_a_saved_task_is_safetensors_and_json_alone(saved):
     folder, *_ = saved
     assert sorted(path.name for path in folder.iterdir()) == [
-        "README.md", "class_statistics.safetensors", "config.json", "model.safetensors", "preprocessor_config.json",
-        "routing.json", "trainer_state.json",
+        "README.md", "accuracy_matrix.png", "class_statistics.safetensors", "config.json", "manifest.json",
+        "model.safetensors", "preprocessor_config.json", "routing.json", "trainer_state.json",
     ]  # fmt: skip
     for path in folder.glob("*.json"):
         json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} in {path.name}"))
@@ -179,13 +195,14 @@ def test_a_saved_task_gives_everything_back(saved):
     for name, tensor in statistics.to_tensors().items():
         assert torch.equal(found.to_tensors()[name], tensor) and found.to_tensors()[name].dtype == tensor.dtype
     assert len(history) == 1 and torch.equal(history[0], usage)
-    assert load_state(folder) == {"format_version": 1, "seed": 3}
+    assert load_state(folder) == {"format_version": 1, **STATE}
+    assert load_manifest(folder) == MANIFEST
     assert json.loads((folder / "routing.json").read_text())["images_by_task"] == [4]
     loaded = SMoPEForImageClassification.from_pretrained(folder)
     with torch.no_grad():
         assert torch.equal(loaded(tiny_images()).logits, model(tiny_images()).logits)
     assert ViTImageProcessorPil.from_pretrained(folder).size["height"] == 16
-    assert (folder / "README.md").read_text() == "# A card\n"
+    assert "6 classes" in (folder / "README.md").read_text()
 
 
 def test_a_failure_while_saving_leaves_nothing(tmp_path):
@@ -194,7 +211,7 @@ def test_a_failure_while_saving_leaves_nothing(tmp_path):
             raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        save_task(tmp_path / "task-01", tiny_model(), BrokenProcessor(), ClassStatistics.empty(32), [], {}, "")
+        save_task(tmp_path / "task-01", tiny_model(), BrokenProcessor(), ClassStatistics.empty(32), [], {}, {})
     assert os.listdir(tmp_path) == []
 
 
@@ -204,6 +221,25 @@ def test_a_newer_or_unknown_format_is_refused(saved, version):
     (folder / STATE_FILE).write_text(json.dumps({"format_version": version}))
     with pytest.raises(ValueError, match=rf"(?s){STATE_FILE} has format_version {version!r}.*Install a newer"):
         load_state(folder)
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [("num_classes", 7), ("protocol_hash", "1"), ("tasks", []), ("tasks", [{**TASK, "class_ids": [1]}]), ("name", 3)],
+)
+def test_a_manifest_that_no_run_wrote_is_refused_by_field(saved, field, value):
+    folder, *_ = saved
+    write_json(folder / "manifest.json", {**MANIFEST, field: value})
+    with pytest.raises(ValueError, match=rf"manifest.json: {field}.*is not allowed"):
+        load_manifest(folder)
+
+
+def test_a_run_that_went_on_elsewhere_need_not_begin_with_task_01(tmp_path):
+    for name in ("task-03", "task-04", "task-x", "task-06"):
+        write_json(tmp_path / name / STATE_FILE, {})
+    assert [path.name for path in saved_tasks(tmp_path)] == ["task-03", "task-04"]
+    assert [path.name for path in saved_tasks(tmp_path, 3)] == ["task-04"]
+    assert saved_tasks(tmp_path, 0) == []
 
 
 def test_pickles_are_not_read(saved):

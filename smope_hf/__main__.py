@@ -1,0 +1,5 @@
+"""`python -m smope_hf` is the command line `smope`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,78 @@
+"""`smope add-classes`: one more task for a saved model."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .cli_options import ImageColumn, LabelColumn, Revision, given, with_options
+from .training_args import ContinualTrainingArguments
+
+SETTINGS = (
+    "seed", "epochs", "batch_size", "eval_batch_size", "learning_rate", "crop_scale", "crop_ratio",
+    "flip_probability", "alignment", "mixed_precision", "image_cache_gib", "dataloader_num_workers",
+)  # fmt: skip
+
+
+@with_options(ContinualTrainingArguments, only=SETTINGS, defaults=False)
+def add_classes(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Run, checkpoint folder or Hub id to go on from.")],
+    data: Annotated[
+        str,
+        typer.Option(metavar="DATA", help="The new classes: a folder of images, one folder per class, or a data set."),
+    ],
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the new task; the run's own is fine.")],
+    revision: Revision = None,
+    classes: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Learn these classes only. Default: all in DATA.")
+    ] = None,
+    test_data: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Images of the old classes, to measure what is forgotten.")
+    ] = None,
+    test_fraction: Annotated[
+        float, typer.Option(metavar="NUM", help="Share of DATA to test on where it has no test split.")
+    ] = 0.0,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    push: Annotated[str | None, typer.Option(metavar="REPO", help="Push the new task to this Hub repository.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private when it is made.")] = False,
+    **options,
+):
+    """Teach a saved model more classes, without the old images.
+
+    \b
+    Examples:
+      smope add-classes runs/cifar100 --data photos/ --output runs/cifar100
+      smope add-classes me/my-model --revision task-10 --data photos/ \\
+          --output runs/more --push me/my-model
+
+    What is not set is as the model was trained before.
+    """
+    from .cli_common import be_quiet, class_tasks, read_config
+    from .hub import local_checkpoint
+    from .known_tasks import load_known_tests
+    from .tasks import TaskStream
+    from .trainer import ContinualTrainer
+
+    be_quiet()
+    settings = {"disable_progress": not sys.stderr.isatty(), **given(options, ContinualTrainingArguments)}
+    columns = {"image_column": image_column, "label_column": label_column}
+    if classes:
+        tasks = {"class_lists": [[name.strip() for name in classes.split(",")]]}
+    else:
+        tasks = {"num_tasks": 1, "shuffle_classes": False}
+    stream = TaskStream.load(data, **tasks, **columns, test_fraction=test_fraction, allow_no_test=test_fraction == 0)
+    old_tests = None
+    if test_data is not None:
+        known = class_tasks(read_config(local_checkpoint(model, revision)))
+        old_tests = load_known_tests(test_data, known, **columns, ignore_unknown=True)
+    trainer = ContinualTrainer.from_checkpoint(
+        model, stream, output_dir=output, revision=revision, old_tests=old_tests, **settings
+    )
+    trainer.train()
+    trainer.accelerator.print(f"The model with its new classes: {output}")
+    if push is not None and trainer.accelerator.is_main_process:
+        from .cli_push import push_and_report
+
+        push_and_report(output, push, private=private)

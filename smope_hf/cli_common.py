@@ -1,0 +1,96 @@
+"""What several commands need: a checkpoint's classes, quiet libraries, JSON and cells of tables."""
+
+import json
+import sys
+from pathlib import Path
+
+import typer
+
+
+def class_tasks(config: dict) -> list[list[str]]:
+    """Names of the classes of each task, from a checkpoint's config.json."""
+    return [[config["id2label"][str(index)] for index in task] for task in config["tasks"]]
+
+
+def read_config(folder: Path) -> dict:
+    """The config.json of a SMoPE checkpoint.
+
+    Raises:
+        ValueError: when it is another model's.
+    """
+    from .safe_json import read_json
+
+    config = read_json(folder / "config.json")
+    if config.get("model_type") != "smope" or not config.get("tasks"):
+        raise ValueError(
+            f"{folder} holds a model of type {config.get('model_type')!r} with {len(config.get('tasks') or [])} "
+            "tasks learned; a SMoPE checkpoint with at least one task is needed"
+        )
+    return config
+
+
+def be_quiet():
+    """Keep progress bars to terminals, and the libraries' notes to those who ask for them."""
+    import datasets
+    import huggingface_hub
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        transformers.utils.logging.disable_progress_bar()
+        datasets.disable_progress_bars()
+        huggingface_hub.utils.disable_progress_bars()
+
+
+def print_json(content: dict | list):
+    """Print JSON on stdout, as every parser takes it."""
+    typer.echo(json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False))
+
+
+def print_table(title: str, columns: dict[str, str], rows: list[list[str] | None]):
+    """Print a table under a title.
+
+    Args:
+        title: line above it.
+        columns: headers, with "left" or "right".
+        rows: cells; None for a rule.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from .terminal import _ASCII_RULE
+
+    table = Table(box=_ASCII_RULE, show_edge=False, pad_edge=False, collapse_padding=True)
+    for header, side in columns.items():
+        table.add_column(header, justify=side, overflow="fold", no_wrap=side == "right")
+    for row in rows:
+        table.add_section() if row is None else table.add_row(*map(Text, row))
+    console = Console(highlight=False)
+    console.print(title, markup=False, style="bold")
+    console.print(table)
+
+
+def ranges(numbers: list[int]) -> str:
+    """Numbers in short: 0-5 for 0 to 5, else one by one."""
+    consecutive = len(numbers) > 1 and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    return f"{numbers[0]}-{numbers[-1]}" if consecutive else ", ".join(map(str, numbers))
+
+
+def percent(fraction: float | None) -> str:
+    """A fraction as a table shows it."""
+    return "n/a" if fraction is None else f"{100 * fraction:.1f}"
+
+
+def names_in_short(names: list[str], width: int = 40) -> str:
+    """Class names in one cell of a table: as many as fit, and how many more there are."""
+    text = ", ".join(names)
+    if len(text) <= width:
+        return text
+    shown: list[str] = []
+    for name in names:
+        more = f", ... ({len(names)})"
+        if shown and len(", ".join([*shown, name]) + more) > width:
+            break
+        shown.append(name if len(name) <= width else name[: width - 3] + "...")
+    return ", ".join(shown) + f", ... ({len(names)})"

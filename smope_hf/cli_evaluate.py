@@ -1,0 +1,121 @@
+"""`smope evaluate`: accuracy of a saved model on each task's classes."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from .cli_options import AsJson, ImageColumn, LabelColumn, Revision
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Run, checkpoint folder or Hub id.")],
+    data: Annotated[
+        str, typer.Option(metavar="DATA", help="Data set on the Hub, folder of images or of parquet files.")
+    ],
+    revision: Revision = None,
+    split: Annotated[str | None, typer.Option(metavar="NAME", help="Default: test, else validation.")] = None,
+    data_config: Annotated[str | None, typer.Option(metavar="NAME", help="Configuration of a Hub data set.")] = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    max_per_class: Annotated[
+        int | None, typer.Option(metavar="INT", help="Use so many of each class at most.")
+    ] = None,
+    ignore_unknown: Annotated[
+        bool, typer.Option("--ignore-unknown", help="Leave out images of classes the model does not know.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(metavar="INT", min=1, help="Images per step.")] = 64,
+    as_json: AsJson = False,
+):
+    """Measure a model's accuracy on the classes of each task.
+
+    All classes that it knows are in competition. Classes are matched by name.
+
+    \b
+    Examples:
+      smope evaluate runs/cifar100 --data uoft-cs/cifar100 \\
+          --label-column fine_label
+      smope evaluate me/my-model --revision task-02 --data photos/ \\
+          --split test --ignore-unknown --json
+    """
+    from .cli_common import be_quiet, class_tasks, print_json, read_config
+    from .hub import local_checkpoint
+    from .known_tasks import load_known_tests
+
+    be_quiet()
+    folder = local_checkpoint(model, revision)
+    tasks = class_tasks(read_config(folder))
+    tests = load_known_tests(
+        data,
+        tasks,
+        split=split,
+        config_name=data_config,
+        image_column=image_column,
+        label_column=label_column,
+        max_per_class=max_per_class,
+        ignore_unknown=ignore_unknown,
+    )
+    accuracies = measure(folder, tests, batch_size)
+    report = summary(tasks, tests, accuracies)
+    source = next(test.source_split for test in tests if test is not None)
+    report = {"model": model, "revision": revision, "task": folder.name, "data": data, "split": source, **report}
+    print_json(report) if as_json else _print_report(report)
+
+
+def measure(folder, tests: list, batch_size: int) -> list[float | None]:
+    """Accuracy of the checkpoint on each task's images; None where there are none."""
+    from accelerate import Accelerator
+    from accelerate.utils import tqdm
+    from transformers import AutoImageProcessor
+
+    from .augmentation import Normalization, processed_size
+    from .batches import DecodedImages
+    from .evaluation import predict
+    from .modeling_smope import SMoPEForImageClassification
+
+    accelerator = Accelerator()
+    model = SMoPEForImageClassification.from_pretrained(folder).to(accelerator.device)
+    processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    normalize, size = Normalization.from_processor(processor), processed_size(processor)
+    accuracies: list[float | None] = []
+    for test in tqdm(tests, desc="tasks", disable=not sys.stderr.isatty(), leave=False):
+        if test is None:
+            accuracies.append(None)
+            continue
+        images = DecodedImages(test, processor, size, cache_bytes=0)
+        predicted = predict(model, images, normalize, accelerator, batch_size)
+        accuracies.append((predicted == images.labels).double().mean().item())
+    return accuracies
+
+
+def summary(tasks: list[list[str]], tests: list, accuracies: list[float | None]) -> dict:
+    """Accuracies by task, their mean, and the accuracy over all images."""
+    counts = [0 if test is None else len(test) for test in tests]
+    measured = [(accuracy, count) for accuracy, count in zip(accuracies, counts) if accuracy is not None]
+    rows = [
+        {"task": index, "classes": names, "images": count, "accuracy": accuracy}
+        for index, (names, count, accuracy) in enumerate(zip(tasks, counts, accuracies), start=1)
+    ]
+    return {
+        "tasks": rows,
+        "images": sum(counts),
+        "average_accuracy": sum(accuracy for accuracy, _ in measured) / len(measured),
+        "accuracy": sum(accuracy * count for accuracy, count in measured) / sum(counts),
+    }
+
+
+def _print_report(report: dict):
+    from .cli_common import names_in_short, percent, print_table
+
+    rows = [
+        [str(row["task"]), names_in_short(row["classes"]), str(row["images"]), percent(row["accuracy"])]
+        for row in report["tasks"]
+    ]
+    rows += [
+        None,
+        ["", "average over tasks", "", percent(report["average_accuracy"])],
+        ["", "all images", str(report["images"]), percent(report["accuracy"])],
+    ]
+    columns = {"task": "left", "classes": "left", "images": "right", "accuracy": "right"}
+    title = f"{report['task']} on {report['data']}, split {report['split']}: accuracy in percent"
+    print_table(title, columns, rows)

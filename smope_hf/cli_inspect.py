@@ -1,0 +1,154 @@
+"""What a checkpoint is, from its JSON files and the headers of its weights alone: no tensor is read."""
+
+import math
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from .checkpoint import ROUTING_FILE, STATE_FILE, STATISTICS_FILE, saved_tasks
+from .checkpoint_guard import read_header
+from .cli_common import class_tasks, ranges, read_config
+from .safe_json import read_json
+
+DEAD_SHARE = 0.5  # of a layer's experts
+MARKED_SHARE = 0.9
+
+
+def describe_checkpoint(folder: Path) -> dict:
+    """Everything that `smope info` tells of one checkpoint, as JSON.
+
+    Raises:
+        ValueError: when the folder holds no SMoPE checkpoint.
+        OSError: when a file cannot be read.
+    """
+    config = read_config(folder)
+    state = read_json(folder / STATE_FILE) if (folder / STATE_FILE).is_file() else {}
+    rows = state.get("accuracy_matrix") or [[]]
+    names = class_tasks(config)
+    accuracies = [*rows[-1], *[None] * (len(names) - len(rows[-1]))]
+    routing = routing_health(read_json(folder / ROUTING_FILE)) if (folder / ROUTING_FILE).is_file() else None
+    parameters = count_parameters(folder)
+    report = {
+        "folder": str(folder),
+        "base_model": config.get("base_model_name_or_path"),
+        "base_model_revision": config.get("base_model_revision"),
+        "backbone": config["backbone_config"]["model_type"],
+        "standalone": "backbone" in parameters,
+        "num_experts": config["num_experts"],
+        "top_k": config["top_k"],
+        "noise_epsilon": config["noise_epsilon"],
+        "routing_mode": config["routing"],
+        "prompt_layers": config["prompt_layers"],
+        "num_layers": config["backbone_config"].get("num_hidden_layers"),
+        "num_classes": sum(map(len, names)),
+        "tasks": [
+            {"task": index, "classes": task, "accuracy": accuracy}
+            for index, (task, accuracy) in enumerate(zip(names, accuracies), start=1)
+        ],
+        "parameters": parameters,
+        "bytes_by_file": {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()},
+        "routing": routing,
+    }
+    return {**report, "warnings": warnings(report)}
+
+
+def describe_run(run: Path) -> list[dict]:
+    """The tasks of a run's folder: their number of classes and average accuracy when they were learned."""
+    tasks = []
+    for folder in saved_tasks(run):
+        row = (read_json(folder / STATE_FILE).get("accuracy_matrix") or [[]])[-1]
+        measured = bool(row) and None not in row
+        classes = sum(map(len, class_tasks(read_config(folder))))
+        average = sum(row) / len(row) if measured else None
+        tasks.append({"task": folder.name, "num_classes": classes, "average_accuracy": average})
+    return tasks
+
+
+def count_parameters(folder: Path) -> dict[str, int]:
+    """Numbers in the weights by part: `experts`, `head`, `routing_state`, and `backbone` where it is stored."""
+    counts: Counter = Counter()
+    for path in sorted(folder.glob("model*.safetensors")):
+        for name, (shape, _) in read_header(path).items():
+            if name.startswith("prefix_experts."):
+                part = "experts" if name.endswith((".keys", ".values")) else "routing_state"
+            else:
+                part = "head" if name.startswith("classifier.") else "backbone"
+            counts[part] += math.prod(shape)
+    if not counts:
+        raise FileNotFoundError(f"{folder} holds no model.safetensors")
+    return dict(counts)
+
+
+def routing_health(routing: dict) -> list[dict]:
+    """How each layer's experts are used, from routing.json.
+
+    Returns:
+        For each prompt layer the numbers of `experts`, of `dead` and of `frequently_used` ones over all heads, and two
+        means over heads of how even the usage is: `entropy`, over that of even usage, 1 for even and 0 for one
+        expert alone; `gini`, 0 for even and towards 1 for one expert alone.
+    """
+    return [
+        {
+            "layer": layer["layer"],
+            "experts": sum(map(len, layer["usage_share"])),
+            "dead": sum(map(len, layer["dead_experts"])),
+            "frequently_used": sum(map(len, layer["frequently_used_experts"])),
+            "entropy": round(float(np.mean([_entropy(head) for head in layer["usage_share"]])), 4),
+            "gini": round(float(np.mean([_gini(head) for head in layer["usage_share"]])), 4),
+        }
+        for layer in routing["layers"]
+    ]
+
+
+def _entropy(shares: list[float]) -> float:
+    used = np.array([share for share in shares if share > 0])
+    if len(shares) < 2 or len(used) == 0:
+        return 1.0
+    return float(-(used * np.log(used)).sum() / np.log(len(shares))) + 0.0
+
+
+def _gini(shares: list[float]) -> float:
+    ordered = np.sort(np.asarray(shares, dtype=np.float64))
+    if ordered.sum() == 0:
+        return 0.0
+    places = np.arange(1, len(ordered) + 1)
+    return float(((2 * places - len(ordered) - 1) * ordered).sum() / (len(ordered) * ordered.sum()))
+
+
+def warnings(report: dict) -> list[str]:
+    """What is likely to hurt, each with its remedy."""
+    from .model_card import is_hub_id
+
+    found = []
+    layers = report["routing"] or []
+    dead = [layer["layer"] for layer in layers if layer["dead"] > DEAD_SHARE * layer["experts"]]
+    marked = [layer["layer"] for layer in layers if layer["frequently_used"] > MARKED_SHARE * layer["experts"]]
+    if dead:
+        found.append(
+            f"More than half of the experts were never used in {_layers(dead)}. Train with fewer "
+            "(--num-experts), or raise --top-k or --noise-epsilon so that later tasks choose others."
+        )
+    if marked:
+        found.append(
+            f"Nearly all experts are marked as frequently used in {_layers(marked)}: noise no longer steers "
+            "new tasks away from them. Train with more (--num-experts)."
+        )
+    if report["routing"] is None:
+        found.append(f"There is no {ROUTING_FILE}: how the experts are used is not known.")
+    if STATISTICS_FILE not in report["bytes_by_file"]:
+        found.append(
+            f"There is no {STATISTICS_FILE}: the model cannot be taught more classes. Take the task-NN folder that "
+            "training wrote."
+        )
+    base = report["base_model"]
+    if not report["standalone"] and base != "embedded" and not is_hub_id(base):
+        found.append(
+            f"The base model {base} is a folder of one machine; nobody else can load this checkpoint. Push it with "
+            "--include-backbone."
+        )
+    return found
+
+
+def _layers(layers: list[int]) -> str:
+    return f"layer{'s' if len(layers) > 1 else ''} {ranges(layers)}"

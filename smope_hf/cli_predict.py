@@ -1,0 +1,119 @@
+"""`smope predict`: the classes of image files."""
+
+import glob
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .cli_options import AsJson, Revision
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+def predict(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Run, checkpoint folder or Hub id.")],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGES", help="Files, folders, or patterns in quotes.")],
+    revision: Revision = None,
+    top: Annotated[int, typer.Option(metavar="INT", min=1, help="Best classes to show for each image.")] = 5,
+    batch_size: Annotated[int, typer.Option(metavar="INT", min=1, help="Images per step.")] = 16,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without images that cannot be read.")] = False,
+    as_json: AsJson = False,
+):
+    """Classify images. Folders are searched with all folders in them.
+
+    \b
+    Examples:
+      smope predict runs/cifar100 photo.jpg
+      smope predict me/my-model photos/ "more/*.png" --top 1 --json
+    """
+    from .cli_common import be_quiet, print_json
+    from .hub import local_checkpoint
+
+    be_quiet()
+    paths, bad = check_images(find_images(images))
+    if bad and not skip_bad:
+        path, reason = bad[0]
+        more = "" if len(bad) == 1 else f" and {len(bad) - 1} more images"
+        raise ValueError(f"{path}{more} cannot be read: {reason}. Leave such images out with --skip-bad")
+    for path, reason in bad:
+        typer.echo(f"skipped {path}: {reason}", err=True)
+    if bad:
+        typer.echo(f"skipped {len(bad)} of {len(bad) + len(paths)} images", err=True)
+    if not paths:
+        raise ValueError(f"none of the {len(bad)} images can be read")
+    predictions = list(classify(local_checkpoint(model, revision), paths, top, batch_size))
+    if as_json:
+        print_json([{"image": str(path), "predictions": best} for path, best in zip(paths, predictions)])
+    else:
+        _print_table(paths, predictions)
+
+
+def find_images(names: list[str]) -> list[Path]:
+    """The files that names, folders and patterns stand for, each once, in order.
+
+    Raises:
+        ValueError: when a name stands for nothing.
+    """
+    found: list[Path] = []
+    for name in names:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES and file.is_file()]
+            nothing = f"the folder {name} holds no image ({' '.join(SUFFIXES)})"
+        elif path.exists() or not glob.has_magic(name):
+            files, nothing = [path], ""
+        else:
+            files = [Path(file) for file in sorted(glob.glob(str(path), recursive=True)) if Path(file).is_file()]
+            nothing = f"no file matches {name!r}"
+        if not files:
+            raise ValueError(nothing)
+        found.extend(files)
+    return list(dict.fromkeys(found))
+
+
+def check_images(paths: list[Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """Decode every image once: those that can be read, and the others with the reason."""
+    good, bad = [], []
+    for path in paths:
+        try:
+            read_image(path)
+        except Exception as error:  # decoders raise many kinds: OSError, ValueError, SyntaxError, struct.error, ...
+            bad.append((path, "there is no such file" if isinstance(error, FileNotFoundError) else str(error)))
+        else:
+            good.append(path)
+    return good, bad
+
+
+def read_image(path: Path):
+    """An image as training sees it: upright, RGB."""
+    from PIL import Image, ImageOps
+
+    from .task_split import _to_rgb as to_rgb
+
+    with Image.open(path) as image:
+        return to_rgb(ImageOps.exif_transpose(image))
+
+
+def classify(folder: Path, paths: list[Path], top: int, batch_size: int) -> Iterator[list[dict]]:
+    """The best classes of each image with their probabilities, best first."""
+    from transformers import pipeline
+
+    classifier = pipeline("image-classification", model=str(folder))
+    top = min(top, classifier.model.config.num_labels)
+    for start in range(0, len(paths), batch_size):
+        images = [read_image(path) for path in paths[start : start + batch_size]]
+        yield from classifier(images, top_k=top, batch_size=len(images))
+
+
+def _print_table(paths: list[Path], predictions: list[list[dict]]):
+    from .cli_common import print_table
+
+    rows = [
+        ["" if place else str(path), entry["label"], f"{100 * entry['score']:.1f}"]
+        for path, best in zip(paths, predictions)
+        for place, entry in enumerate(best)
+    ]
+    columns = {"image": "left", "class": "left", "%": "right"}
+    print_table("Classes of each image, the most probable first", columns, rows)

@@ -1,0 +1,61 @@
+"""`smope train`: a whole run from a recipe, the command line, or both."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .cli_options import given, with_options
+from .run_arguments import (
+    RUN_ARGUMENTS,
+    DataArguments,
+    ModelArguments,
+    build_arguments,
+    load_model,
+    load_stream,
+    read_recipe,
+)
+from .training_args import ContinualTrainingArguments
+
+
+@with_options(DataArguments, ModelArguments, ContinualTrainingArguments)
+def train(
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="RECIPE.yaml", help="Settings in a file; the options override them.")
+    ] = None,
+    **options,
+):
+    """Learn image classes task after task.
+
+    \b
+    Examples:
+      smope train --dataset uoft-cs/cifar100 --label-column fine_label \\
+          --num-tasks 10 --output-dir runs/cifar100
+      smope train recipe.yaml --dataset photos/ --seed 1
+
+    The run leaves task-NN/ checkpoints, metrics.json, accuracy_matrix.csv, manifest.json and plots/. For several
+    devices put `accelerate launch -m smope_hf` in place of `smope`.
+    """
+    from_recipe = {} if recipe is None else read_recipe(recipe)
+    model_args, data, args = build_arguments({**from_recipe, **given(options, *RUN_ARGUMENTS)})
+
+    import torch
+
+    from .cli_common import be_quiet
+    from .trainer import ContinualTrainer
+    from .yardsticks import run_yardsticks
+
+    be_quiet()
+    args.disable_progress = args.disable_progress or not sys.stderr.isatty()
+    if data.num_threads:
+        torch.set_num_threads(data.num_threads)
+    torch.manual_seed(args.seed)
+    stream = load_stream(data)
+    model, image_processor = load_model(model_args)
+    trainer = ContinualTrainer(model, args, stream, image_processor)
+    trainer.accelerator.print(f"{stream!r} on {model_args.backbone}")
+    if data.yardsticks:
+        trainer.yardsticks = run_yardsticks(trainer)
+    trainer.train()
+    trainer.accelerator.print(f"Checkpoints, metrics and plots: {args.output_dir}")

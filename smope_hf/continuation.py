@@ -1,0 +1,102 @@
+"""Going on from a checkpoint: a trainer for more classes, out of what the checkpoint carries."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from transformers import AutoImageProcessor
+
+from .callbacks import ContinualCallback
+from .checkpoint import MANIFEST_FILE, STATISTICS_FILE, load_manifest, load_state, load_statistics
+from .continued_stream import ContinuedStream
+from .hub_files import find_checkpoint
+from .modeling_smope import SMoPEForImageClassification
+from .run_state import RunState
+from .task_split import TaskSplit
+from .tasks import TaskStream
+from .training_args import ContinualTrainingArguments
+
+
+def continue_from(
+    trainer_class,
+    checkpoint: str | Path,
+    stream: TaskStream,
+    *,
+    output_dir: str | Path,
+    revision: str | None = None,
+    backbone=None,
+    old_tests: Sequence[TaskSplit | None] | None = None,
+    callbacks: Sequence[ContinualCallback] = (),
+    token: str | None = None,
+    **settings,
+):
+    """A trainer that teaches a saved model more classes, with the statistics, routing and recipe of its checkpoint.
+
+    The result equals, bit for bit, what the run that made the checkpoint would have learned from the same images next.
+
+    Args:
+        trainer_class: [`ContinualTrainer`].
+        checkpoint: Hub id, a task's folder, or a run's folder, whose last task is taken.
+        stream: the new classes only, as tasks of their own.
+        output_dir: folder for the new tasks; it may be the run's own.
+        revision: branch, tag (such as "task-03") or commit on the Hub.
+        backbone: where the base model is, when it is not where the checkpoint says.
+        old_tests: for each learned task its test images, or None; see `smope_hf.known_tasks.load_known_tests`.
+        callbacks: told what happens.
+        token: for private repositories. Default: the one of `hf auth login` or HF_TOKEN.
+        **settings: fields of [`ContinualTrainingArguments`] that are to differ from the checkpoint's recipe.
+
+    Raises:
+        ValueError: for classes that the model knows, a setting that does not exist or is not allowed, or a checkpoint
+            that cannot be gone on from.
+        OSError: when the checkpoint or its base model is not found.
+        FileExistsError: when the output folder holds tasks behind the checkpoint's already.
+    """
+    source = find_checkpoint(checkpoint, revision, token=token)
+    saved = load_state(source.folder)
+    learned = load_manifest(source.folder)
+    statistics, usage_history = load_statistics(source.folder)
+    args = _arguments(saved["recipe"], source.folder, {**settings, "output_dir": str(output_dir)})
+    continued = ContinuedStream(learned, stream, old_tests)
+    model = SMoPEForImageClassification.from_pretrained(
+        source.name, revision=source.commit, backbone=backbone, **({"token": token} if token else {})
+    )
+    _check_whole(source.folder, model.config.tasks, learned, statistics)
+    state = RunState.from_saved(saved, statistics, usage_history)
+    state.continued_from = {
+        "name": None if source.commit is None else source.name,
+        "commit": source.commit,
+        "num_tasks": len(learned["tasks"]),
+        "class_statistics_sha256": hashlib.sha256((source.folder / STATISTICS_FILE).read_bytes()).hexdigest(),
+    }
+    image_processor = AutoImageProcessor.from_pretrained(source.folder, backend="pil")
+    trainer = trainer_class(model, args, continued, image_processor, callbacks, state=state)
+    trainer.logged_steps = saved["logged_steps"]
+    return trainer
+
+
+def _arguments(recipe: dict, folder: Path, settings: dict) -> ContinualTrainingArguments:
+    """The checkpoint's recipe with the caller's settings over it."""
+    known = [field.name for field in fields(ContinualTrainingArguments)]
+    unknown = [name for name in recipe if name not in known]
+    if unknown:
+        raise ValueError(
+            f"The recipe in {folder} has the settings {unknown}, which this version of smope_hf does not know. "
+            "Install the version that wrote it; the model card names it."
+        )
+    wrong = [name for name in settings if name not in known]
+    if wrong:
+        raise ValueError(f"{wrong} are no training settings. There are: {', '.join(known)}.")
+    return ContinualTrainingArguments(**{**recipe, **settings})
+
+
+def _check_whole(folder: Path, tasks: list[list[int]], manifest: dict, statistics):
+    """Refuse a folder whose files tell of different models."""
+    classes = sum(len(task) for task in tasks)
+    listed = [task["class_ids"] for task in manifest["tasks"]]
+    if listed != tasks or len(statistics.count) != classes:
+        raise ValueError(
+            f"{folder} is not whole: config.json has {len(tasks)} tasks with {classes} classes, {MANIFEST_FILE} "
+            f"{len(listed)} tasks and {STATISTICS_FILE} {len(statistics.count)} classes. Download it again."
+        )

@@ -1,0 +1,261 @@
+"""A run on the Hub: each task one atomic commit and a tag (design.md, section 4).
+
+Pushing is a loop of looking and acting: look where the repository stands, do the one next thing, look again. Whatever
+is cut off in between, by a crash here or a lost answer from there, the next look finds it done or not done. Nothing is
+kept on this side about it.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, GitCommitInfo, HfApi
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
+
+from .checkpoint import saved_tasks, task_index
+from .configuration_smope import SMoPEConfig
+from .hub_files import StagedTask, check_can_be_shared, is_checkpoint_file, remote_files, stage, statistics_hash
+from .hub_files import find_checkpoint as find_checkpoint
+from .hub_files import local_checkpoint as local_checkpoint
+
+RETRY_DELAYS = (1, 2, 4, 8, 16, 32)  # seconds
+PASSING = (408, 429, 500, 502, 503, 504)  # answers that another attempt may change
+BRANCH = "main"
+
+
+class PushError(RuntimeError):
+    """The Hub refused, or could not be reached. What was there is unchanged or whole."""
+
+
+class PushConflictError(PushError):
+    """The repository holds what this run did not put there. Nothing was overwritten."""
+
+
+@dataclass(frozen=True)
+class PushedTask:
+    """A task as it is on the Hub.
+
+    Args:
+        tag: "task-01" and so on.
+        commit: the commit that the tag names.
+        url: page of the tag.
+        created: whether this push put it there; False when it was there already.
+    """
+
+    tag: str
+    commit: str
+    url: str
+    created: bool
+
+
+def push_run(
+    run_dir: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    token: str | None = None,
+    include_backbone: bool = False,
+    remote_code: bool = False,
+    onto: str | None = None,
+    first: int | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> list[PushedTask]:
+    """Push every task of a run that the repository does not have yet. Running it again changes nothing.
+
+    Args:
+        run_dir: folder of a run, with task-NN folders.
+        repo_id: owner/name, or name for one of your own; made where it is missing.
+        private: make it private when it is made.
+        token: Default: the one of `hf auth login` or HF_TOKEN.
+        include_backbone: push standalone models instead of experts and head alone.
+        remote_code: push the model's code too, for `trust_remote_code=True` on machines without smope_hf.
+        onto: a commit of somebody else at the head of main that this push may build on; its files stay where a
+            checkpoint has none of that name.
+        first: index of the task to begin with, from 0, where those before are known to be there. Default: the first
+            one that the folder holds.
+        report: told each step in a line.
+
+    Returns:
+        What is on the Hub now, by task.
+
+    Raises:
+        FileNotFoundError: when the folder holds no task.
+        ValueError: when nobody else could load the model as it is; the message says which option helps.
+        PushConflictError: when the repository holds other commits, or other models under these tags.
+        PushError: when the Hub refuses or cannot be reached, after some attempts.
+    """
+    folders = saved_tasks(run_dir, first)
+    if not folders:
+        raise FileNotFoundError(f"{run_dir} holds no task-NN folder. Give the folder of a run, its --output_dir.")
+    config = SMoPEConfig.from_pretrained(folders[-1])
+    check_can_be_shared(config, include_backbone, remote_code)
+    repo_id = open_repository(repo_id, private=private, token=token, report=report)
+    pushed: list[PushedTask] = []
+    with TemporaryDirectory() as scratch:
+        for folder in folders:
+            task = stage(folder, repo_id, Path(scratch) / folder.name, include_backbone, remote_code)
+            push = _Push(HfApi(token=token), repo_id, task, onto, report)
+            pushed.append(push.run())
+    return pushed
+
+
+def open_repository(
+    repo_id: str, *, private: bool = False, token: str | None = None, report: Callable[[str], None] = lambda line: None
+) -> str:
+    """Make the repository where it is missing, and find out whether it can be written to.
+
+    Returns:
+        Its full name, owner/name.
+
+    Raises:
+        PushError: without a token that may write to it, or when the Hub cannot be reached.
+    """
+    api = HfApi(token=token)
+    return _patiently(
+        lambda: api.create_repo(repo_id, private=private or None, exist_ok=True).repo_id, repo_id, report
+    )
+
+
+class _Push:
+    """One task on its way."""
+
+    def __init__(self, api: HfApi, repo_id: str, task: StagedTask, onto: str | None, report):
+        self.api, self.repo_id, self.task, self.onto, self.report = api, repo_id, task, onto, report
+        self.created = False
+
+    def run(self) -> PushedTask:
+        commit = _patiently(self._advance, self.repo_id, self.report)
+        url = f"{self.api.endpoint}/{self.repo_id}/tree/{self.task.tag}"
+        self.report(f"{self.task.tag}: {'pushed' if self.created else 'there already'}, commit {commit[:8]}")
+        return PushedTask(self.task.tag, commit, url, self.created)
+
+    def _advance(self) -> str:
+        """Look, and do what is missing; gives the tagged commit. Safe to repeat from any state."""
+        tags = {tag.name: tag.target_commit for tag in self.api.list_repo_refs(self.repo_id).tags}
+        if self.task.tag in tags:
+            self._check_tagged(tags[self.task.tag])
+            return tags[self.task.tag]
+        before = self._task_before(tags)
+        newest_first = self.api.list_repo_commits(self.repo_id, revision=BRANCH)
+        commit = self._find_untagged(newest_first, before)
+        if commit is None:
+            self._check_head(newest_first, before)
+            commit = self._commit(parent=newest_first[0].commit_id)
+        self.created = True
+        self.api.create_tag(self.repo_id, tag=self.task.tag, revision=commit)
+        return commit
+
+    def _check_tagged(self, commit: str):
+        different = self.task.differences(remote_files(self.api, self.repo_id, commit))
+        if different:
+            raise PushConflictError(
+                f"{self.repo_id} has a tag {self.task.tag} already, of another model: {', '.join(different)} differ. "
+                "Nothing was overwritten. Push to another repository, or delete that tag if it is not needed."
+            )
+
+    def _task_before(self, tags: dict[str, str]) -> str | None:
+        """The commit of the task before, None for a repository that has none; checks that this task follows it."""
+        earlier = [tag for tag in tags if (task_index(tag) or 0) < self.task.index and task_index(tag) is not None]
+        if not earlier:
+            return None
+        last = max(earlier, key=task_index)
+        origin = self.task.continued_from
+        if origin is not None and origin["num_tasks"] == task_index(last) + 1:
+            if statistics_hash(self.api, self.repo_id, tags[last]) != origin["class_statistics_sha256"]:
+                raise PushConflictError(
+                    f"{last} in {self.repo_id} is not the model that {self.task.tag} went on from. Nothing was "
+                    "overwritten. Push to a repository of its own."
+                )
+        return tags[last]
+
+    def _find_untagged(self, newest_first: list[GitCommitInfo], before: str | None) -> str | None:
+        """A commit of this very task whose answer or tag was lost."""
+        for commit in newest_first:
+            if commit.commit_id == before:
+                return None
+            if self.task.mark in f"{commit.title}\n{commit.message}":
+                if not self.task.differences(remote_files(self.api, self.repo_id, commit.commit_id)):
+                    return commit.commit_id
+        return None
+
+    def _check_head(self, newest_first: list[GitCommitInfo], before: str | None):
+        """Build only on the task before, on a repository that is still empty, or on what the user has named."""
+        head = newest_first[0]
+        if head.commit_id in (before, self.onto):
+            return
+        files = remote_files(self.api, self.repo_id, head.commit_id)
+        if before is None and set(files) <= {".gitattributes"}:
+            return
+        raise PushConflictError(
+            f"{self.repo_id} has moved on: its newest commit is {head.commit_id} ({head.title!r}"
+            f"{' by ' + ', '.join(head.authors) if head.authors else ''}), which is not "
+            f"{'the task before ' + self.task.tag if before else 'of this run'}. Nothing was overwritten. Look at it; "
+            f"then either keep it and build on it (smope push ... --onto {head.commit_id}), or push to another "
+            "repository."
+        )
+
+    def _commit(self, parent: str) -> str:
+        stale = [path for path in remote_files(self.api, self.repo_id, parent) if is_checkpoint_file(path)]
+        operations = [CommitOperationAdd(path, file) for path, file in sorted(self.task.files.items())]
+        operations += [CommitOperationDelete(path) for path in stale if path not in self.task.files]
+        return self.api.create_commit(
+            self.repo_id,
+            operations,
+            commit_message=self.task.title,
+            commit_description=f"{self.task.description}\n\n{self.task.mark}",
+            revision=BRANCH,
+            parent_commit=parent,
+        ).oid
+
+
+def _patiently(act: Callable[[], str], repo_id: str, report: Callable[[str], None]) -> str:
+    """Act; after an answer that may change, or none at all, wait and act again."""
+    for delay in (*RETRY_DELAYS, None):
+        try:
+            return act()
+        except PushError:
+            raise
+        except (HTTPError, OSError, RuntimeError) as error:
+            status, problem = _read(error)
+            if status is None and problem is None:
+                raise
+            passing = status in PASSING or status in (409, 412) or status is None
+            if not passing or delay is None:
+                raise PushError(_explain(status, problem, repo_id)) from error
+            wait = delay if status not in (409, 412) else 0.1
+            report(f"The Hub {f'answered {status}' if status else 'did not answer'}; trying again in {wait} s")
+            time.sleep(max(wait, _asked_to_wait(error)))
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _read(error: BaseException | None) -> tuple[int | None, str | None]:
+    """Status and message of the answer behind an error; no status where none came, no message where it is no such."""
+    while error is not None:
+        if isinstance(error, HfHubHTTPError):
+            return error.response.status_code, error.server_message or str(error).splitlines()[0]
+        if isinstance(error, (HTTPError, ConnectionError, TimeoutError)):
+            return None, f"{type(error).__name__}: {error}"
+        error = error.__cause__
+    return None, None
+
+
+def _asked_to_wait(error: BaseException) -> float:
+    response = getattr(error, "response", None)
+    seconds = "" if response is None else response.headers.get("Retry-After", "")
+    return min(float(seconds), 60.0) if seconds.isdigit() else 0.0
+
+
+def _explain(status: int | None, problem: str, repo_id: str) -> str:
+    if status == 401:
+        return f"The Hub knows no token that may write to {repo_id}: run `hf auth login`, or set HF_TOKEN. ({problem})"
+    if status == 403:
+        return f"This token may not write to {repo_id}. Take one with write access, or another repository. ({problem})"
+    if status == 404:
+        return f"The Hub has no {repo_id} that this token can see. Check the name, and the token's access. ({problem})"
+    if status in (409, 412):
+        return f"{repo_id} keeps changing while this push runs. Nothing was overwritten. Try again later. ({problem})"
+    if status is None:
+        return f"The Hub could not be reached; {repo_id} has the last state that was pushed whole. ({problem})"
+    return f"The Hub answered {status} for {repo_id}, whose last whole state is unchanged. ({problem})"

@@ -1,0 +1,258 @@
+"""The files of a checkpoint on their way to and from the Hub."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.hf_api import RepoFile
+from transformers.dynamic_module_utils import get_relative_import_files
+
+from .backbones import EMBEDDED
+from .checkpoint import (
+    MANIFEST_FILE,
+    ROUTING_FILE,
+    STATE_FILE,
+    STATISTICS_FILE,
+    load_manifest,
+    load_state,
+    saved_tasks,
+    task_folder,
+    task_index,
+)
+from .configuration_smope import SMoPEConfig
+from .files import write_json
+from .model_card import PICTURE, card_of, is_hub_id
+from .modeling_smope import SMoPEForImageClassification
+
+CARD_FILE, CONFIG_FILE = "README.md", "config.json"
+WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
+PROCESSOR = ("preprocessor_config.json", "processor_config.json")
+FILES = (CONFIG_FILE, *WEIGHTS, STATISTICS_FILE, ROUTING_FILE, STATE_FILE, MANIFEST_FILE, *PROCESSOR)
+AUTO_MAP = {
+    "AutoConfig": "configuration_smope.SMoPEConfig",
+    "AutoModelForImageClassification": "modeling_smope.SMoPEForImageClassification",
+}
+
+
+# ---------------------------------------------------------------------- to the Hub
+
+
+@dataclass(frozen=True)
+class StagedTask:
+    """A checkpoint as it is to be on the Hub.
+
+    Args:
+        index: of the task, from 0.
+        files: path in the repository -> file on this machine.
+        title: first line of the commit.
+        description: the lines below.
+        continued_from: from trainer_state.json, for the first task that a run added to a checkpoint.
+    """
+
+    index: int
+    files: dict[str, Path]
+    title: str
+    description: str
+    continued_from: dict | None
+
+    @property
+    def tag(self) -> str:
+        return task_folder("", self.index).name
+
+    @property
+    def mark(self) -> str:
+        """What a commit of this task carries, to be recognised by."""
+        digest = hashlib.sha256()
+        for path, file in sorted(self._decisive().items()):
+            digest.update(f"{path} {_sha256(file)}\n".encode())
+        return f"smope-checkpoint: {digest.hexdigest()}"
+
+    def differences(self, remote: dict[str, RepoFile]) -> list[str]:
+        """The files that decide what the model is and are not the same there."""
+        files = self._decisive()
+        there = {path for path in remote if is_checkpoint_file(path) and is_decisive(path)}
+        return [path for path in sorted({*files, *there}) if path not in files or not _same(files[path], remote, path)]
+
+    def _decisive(self) -> dict[str, Path]:
+        return {path: file for path, file in self.files.items() if is_decisive(path)}
+
+
+def is_decisive(path: str) -> bool:
+    """Whether a file decides what the model is: not so its card, nor its code, which a newer version words anew."""
+    return path not in (CARD_FILE, PICTURE) and not path.endswith(".py")
+
+
+def is_checkpoint_file(path: str) -> bool:
+    """Whether a path in a repository is one that a checkpoint has."""
+    return Path(path).name == path and any(Path(path).match(pattern) for pattern in (*FILES, CARD_FILE, PICTURE))
+
+
+def check_can_be_shared(config, include_backbone: bool, remote_code: bool):
+    """Refuse to push what nobody else could load.
+
+    Args:
+        config: of the model, a [`SMoPEConfig`].
+        include_backbone: whether the backbone goes along.
+        remote_code: whether the code does.
+
+    Raises:
+        ValueError: for a base model that is a folder of this machine, or the embedded one where smope_hf is not.
+    """
+    base = config.base_model_name_or_path
+    if include_backbone or base is None:  # without a name the backbone is in the checkpoint
+        return
+    if base == EMBEDDED and remote_code:
+        raise ValueError(
+            "remote_code is for machines without smope_hf, but the base model 'embedded' comes with smope_hf. Set "
+            "include_backbone too."
+        )
+    if base != EMBEDDED and not is_hub_id(base):
+        raise ValueError(
+            f"The base model is {base!r}, a folder of this machine: nobody else could load the model. Set "
+            "include_backbone to push standalone models, or train on a base model of the Hub."
+        )
+
+
+def stage(folder: Path, repo_id: str, scratch: Path, include_backbone: bool, remote_code: bool) -> StagedTask:
+    """Prepare a task's folder for the Hub; the folder itself is not changed.
+
+    Args:
+        folder: of the task.
+        repo_id: where it goes; named in the card.
+        scratch: folder for the files that differ.
+        include_backbone: put the backbone into the weights.
+        remote_code: add the model's code.
+    """
+    scratch.mkdir(parents=True)
+    files = {path.name: path for path in sorted(folder.iterdir()) if is_checkpoint_file(path.name)}
+    config = SMoPEConfig.from_pretrained(folder)
+    standalone = include_backbone or config.base_model_name_or_path is None
+    if include_backbone and config.base_model_name_or_path is not None:
+        files = {path: file for path, file in files.items() if not any(Path(path).match(w) for w in WEIGHTS)}
+        model = SMoPEForImageClassification.from_pretrained(folder)
+        if not is_hub_id(config.base_model_name_or_path) and config.base_model_name_or_path != EMBEDDED:
+            model.config.base_model_name_or_path = None  # a folder's place is nobody's business
+        model.save_pretrained(scratch, include_backbone=True)
+    if remote_code:
+        content = json.loads(((scratch if include_backbone else folder) / CONFIG_FILE).read_text(encoding="utf-8"))
+        write_json(scratch / CONFIG_FILE, {**content, "auto_map": AUTO_MAP})
+        files |= {file.name: file for file in code_files()}
+    state, manifest = load_state(folder), load_manifest(folder)
+    card = card_of(folder, repo_id=repo_id, standalone=standalone, remote_code=remote_code)
+    (scratch / CARD_FILE).write_text(card, encoding="utf-8")
+    files |= {path.name: path for path in sorted(scratch.iterdir()) if is_checkpoint_file(path.name)}
+    names = manifest["tasks"][-1]["class_names"]
+    shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    index = task_index(folder.name)
+    title = f"Learn task {index + 1}: {len(names)} {'class' if len(names) == 1 else 'classes'}"
+    return StagedTask(index, files, title, shown, state.get("continued_from"))
+
+
+def code_files() -> list[Path]:
+    """The source files that a model needs to be loaded without smope_hf."""
+    here = Path(__file__).parent
+    found = set()
+    for name in {reference.split(".")[0] for reference in AUTO_MAP.values()}:
+        found |= {str(here / f"{name}.py"), *get_relative_import_files(here / f"{name}.py")}
+    return sorted(map(Path, found))
+
+
+def remote_files(api: HfApi, repo_id: str, commit: str) -> dict[str, RepoFile]:
+    """The files of a commit, by path."""
+    tree = api.list_repo_tree(repo_id, revision=commit, recursive=True)
+    return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+
+
+def statistics_hash(api: HfApi, repo_id: str, commit: str) -> str | None:
+    """SHA-256 of the class statistics in a commit, None where it has none."""
+    entry = remote_files(api, repo_id, commit).get(STATISTICS_FILE)
+    if entry is None or entry.lfs is not None:
+        return None if entry is None else entry.lfs.sha256
+    return _sha256(Path(api.hf_hub_download(repo_id, STATISTICS_FILE, revision=commit)))
+
+
+def _same(file: Path, remote: dict[str, RepoFile], path: str) -> bool:
+    entry = remote.get(path)
+    if entry is None or entry.size != file.stat().st_size:
+        return False
+    return entry.lfs.sha256 == _sha256(file) if entry.lfs is not None else entry.blob_id == _git_sha1(file)
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _git_sha1(file: Path) -> str:
+    content = file.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+# ---------------------------------------------------------------------- from the Hub
+
+
+@dataclass(frozen=True)
+class CheckpointSource:
+    """Where a checkpoint is.
+
+    Args:
+        folder: with its files, on this machine.
+        name: what to load the model by: the Hub id, or the folder.
+        commit: on the Hub; None for a folder.
+    """
+
+    folder: Path
+    name: str
+    commit: str | None
+
+
+def find_checkpoint(
+    name_or_path: str | Path, revision: str | None = None, token: str | None = None
+) -> CheckpointSource:
+    """Find a checkpoint on this machine, or download its files from the Hub; never anything but safetensors and JSON.
+
+    Args:
+        name_or_path: a task's folder, a run's folder (its last task, or the one that `revision` names), or a Hub id.
+        revision: branch, tag (such as "task-03") or commit.
+        token: for private repositories. Default: the one of `hf auth login` or HF_TOKEN.
+
+    Raises:
+        OSError: when there is no such checkpoint; the message says what was looked for.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return _find_folder(path, revision)
+    if str(name_or_path).startswith(("/", "./", "../", "~")):
+        raise FileNotFoundError(f"{name_or_path} is not a folder. Give a task's or a run's folder, or a Hub id.")
+    try:
+        folder = snapshot_download(str(name_or_path), revision=revision, allow_patterns=list(FILES), token=token)
+    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, ValueError) as error:
+        at = f" at revision {revision!r}" if revision else ""
+        raise OSError(
+            f"{str(name_or_path)!r}{at} is no folder here and could not be had from the Hub: "
+            f"{str(error).strip().splitlines()[0]} Check the name and the revision; a private repository needs "
+            "`hf auth login` or HF_TOKEN."
+        ) from error
+    return CheckpointSource(Path(folder), str(name_or_path), Path(folder).name)
+
+
+def _find_folder(path: Path, revision: str | None) -> CheckpointSource:
+    tasks = {folder.name: folder for folder in saved_tasks(path)}
+    if tasks:
+        if revision is not None and revision not in tasks:
+            raise FileNotFoundError(f"{path} holds {', '.join(tasks)}, but no {revision!r}.")
+        folder = tasks[revision] if revision else list(tasks.values())[-1]
+        return CheckpointSource(folder, str(folder), None)
+    if revision is not None:
+        raise FileNotFoundError(f"{path} is one checkpoint on this machine and has no revision {revision!r}.")
+    if not (path / CONFIG_FILE).is_file():
+        raise FileNotFoundError(f"{path} holds neither task-NN folders nor a {CONFIG_FILE}: it is no checkpoint.")
+    return CheckpointSource(path, str(path), None)
+
+
+def local_checkpoint(name_or_path: str | Path, revision: str | None = None, token: str | None = None) -> Path:
+    """The folder with a checkpoint's files, downloaded first where it is on the Hub; see `find_checkpoint`."""
+    return find_checkpoint(name_or_path, revision, token).folder

@@ -1,0 +1,90 @@
+"""What all plots share: themes, a figure without pyplot's global state, axes, and files that appear whole."""
+
+import os
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from .files import atomic_path
+
+LIGHT = {
+    "background": "#ffffff",
+    "text": "#222222",
+    "axis": "#8a8a8a",
+    "grid": "#e4e4e4",
+    "empty": "#e6e6e6",
+    "marked": "#d55e00",
+    "map": "cividis",
+    # Okabe and Ito's colours without yellow, which is too pale on white.
+    "lines": ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"),
+}
+"""Colours for light pages; a dictionary with the same keys is another theme."""
+
+DARK = {
+    "background": "#0d1117",
+    "text": "#e6edf3",
+    "axis": "#7d8590",
+    "grid": "#262c36",
+    "empty": "#1f252e",
+    "marked": "#ff8c42",
+    "map": "cividis",
+    # Okabe and Ito's colours, the dark ones lightened to stand out on black.
+    "lines": ("#56b4e9", "#ff8c42", "#2fc89a", "#e39fc6", "#e69f00", "#f0e442", "#e6edf3"),
+}
+"""Colours for dark pages."""
+
+WIDTH = 6.0  # inches: at 100 dots per inch the 600 pixels a README shows
+FONT = 9.0  # points
+
+
+def new_figure(height: float, theme: Mapping) -> tuple[Figure, Axes]:
+    """A figure of its own, of this height in inches, and its axes."""
+    figure = Figure(figsize=(WIDTH, height), facecolor=theme["background"], layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)
+    axes = figure.add_subplot(facecolor=theme["background"])
+    axes.tick_params(colors=theme["axis"], labelcolor=theme["text"], labelsize=FONT, length=3)
+    for spine in axes.spines.values():
+        spine.set(color=theme["axis"], linewidth=0.8)
+    return figure, axes
+
+
+def name_axes(axes: Axes, theme: Mapping, title: str | None, x: str, y: str) -> None:
+    """Name the axes, and write a title where there is one."""
+    axes.set_xlabel(x, fontsize=FONT, color=theme["text"])
+    axes.set_ylabel(y, fontsize=FONT, color=theme["text"])
+    if title:
+        wrapped = textwrap.fill(title, 64)
+        axes.set_title(wrapped, fontsize=FONT + 1, color=theme["text"], loc="left", parse_math=False)
+
+
+def save(figure: Figure, path: str | os.PathLike, dpi: int) -> None:
+    """Write a figure as .png or .svg; the file appears whole or not at all."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in (".png", ".svg"):
+        raise ValueError(f"cannot write the plot {str(path)!r}: the file name must end in .png or .svg")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format=suffix[1:], dpi=dpi, facecolor=figure.get_facecolor())
+
+
+def task_ticks(num_tasks: int, most: int) -> list[int]:
+    """Task numbers to write on an axis: the first, the last and round ones between, about `most` of them."""
+    step = next((step for step in (1, 2, 5, 10, 20, 50, 100) if num_tasks / step <= most), num_tasks)
+    between = [tick for tick in range(step, num_tasks, step) if min(tick - 1, num_tasks - tick) >= 0.7 * step]
+    return sorted({1, *between, num_tasks})
+
+
+def add_colorbar(axes: Axes, image, theme: Mapping, text: str) -> None:
+    """Put the scale of an image's colours, in percent, beside it."""
+    bar = axes.figure.colorbar(image, cax=axes.inset_axes((1.02, 0, 0.035, 1)))
+    bar.set_label(text, fontsize=FONT, color=theme["text"])
+    bar.ax.tick_params(colors=theme["axis"], labelcolor=theme["text"], labelsize=FONT, length=3)
+    bar.locator = MaxNLocator(nbins=6, steps=[1, 2, 5, 10])
+    bar.formatter = FuncFormatter(lambda value, _: f"{value:g}%")
+    bar.update_ticks()
+    bar.outline.set(edgecolor=theme["axis"], linewidth=0.8)

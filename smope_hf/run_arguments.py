@@ -1,0 +1,221 @@
+"""Settings of a run from a recipe or a command line: which model, which data, and how both are loaded."""
+
+import difflib
+import re
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import yaml
+
+from .training_args import ContinualTrainingArguments
+
+_KINDS = {
+    str: ("a text", str),
+    int: ("a whole number", int),
+    float: ("a number", (int, float)),
+    bool: ("True or False", bool),
+    list[int]: ("a list of whole numbers", list),
+    list[float]: ("a list of numbers", list),
+}
+
+
+class CheckedArguments:
+    """A dataclass that refuses values of another type than its fields have, and other choices."""
+
+    def __post_init__(self):
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            kind, optional = field_kind(type(self), setting.name)
+            choices = setting.metadata.get("choices")
+            allowed = f"one of {choices}" if choices else _KINDS[kind][0]
+            if not ((value is None and optional) or (_is_kind(value, kind) and (not choices or value in choices))):
+                given = f"{type(self).__name__}.{setting.name} = {value!r}"
+                raise ValueError(f"{given} is not allowed. Allowed: {allowed}.")
+
+
+@dataclass
+class ModelArguments(CheckedArguments):
+    """The backbone and its experts."""
+
+    backbone: str = field(
+        default="google/vit-base-patch16-224-in21k", metadata={"help": "Hub id, folder, or 'embedded'."}
+    )
+    backbone_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit on the Hub."})
+    prompt_layers: list[int] | None = field(
+        default=None, metadata={"help": "Layers with experts; default first half."}
+    )
+    num_experts: int = field(default=25, metadata={"help": "Prefix experts per head."})
+    top_k: int = field(default=5, metadata={"help": "Experts that an image switches on per head."})
+    noise_epsilon: float = field(default=0.4, metadata={"help": "Adaptive noise on frequently used experts, 0 to 1."})
+    router_loss_coef: float = field(default=1e-5, metadata={"help": "Weight of the router loss."})
+    prototype_loss_coef: float = field(default=1e-5, metadata={"help": "Weight of the prototype loss."})
+    routing: str = field(default="masked", metadata={"choices": ["masked", "unmasked"], "help": "In evaluation."})
+    pooling: str | None = field(default=None, metadata={"help": "cls or mean; default what the backbone has."})
+    attn_implementation: str = field(
+        default="sdpa", metadata={"choices": ["sdpa", "eager"], "help": "Fused or plain."}
+    )
+
+
+@dataclass
+class DataArguments(CheckedArguments):
+    """The data set and its tasks."""
+
+    dataset: str = field(
+        metadata={"help": "Hub id, folder of images, folder of parquet files, or save_to_disk folder."}
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
+    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit on the Hub."})
+    num_tasks: int | None = field(default=None, metadata={"help": "Tasks of equal size; or give `classes_per_task`."})
+    classes_per_task: int | None = field(default=None, metadata={"help": "Classes in each task."})
+    class_order_seed: int = field(default=0, metadata={"help": "Seed of the class order and of image choices."})
+    image_column: str | None = field(default=None, metadata={"help": "Default: the only Image column."})
+    label_column: str | None = field(default=None, metadata={"help": "Default: the only ClassLabel column."})
+    test_split: str | None = field(default=None, metadata={"help": "Default: test, else validation."})
+    test_fraction: float = field(default=0.0, metadata={"help": "Share of train to test on where no split is."})
+    validation_fraction: float = field(default=0.0, metadata={"help": "Share of train set aside in each task."})
+    max_train_samples_per_class: int | None = field(default=None, metadata={"help": "Train on so many at most."})
+    max_test_samples_per_class: int | None = field(default=None, metadata={"help": "Test on so many at most."})
+    yardsticks: bool = field(default=False, metadata={"help": "Also measure NCM, LDA and a linear head, all frozen."})
+    num_threads: int | None = field(default=None, metadata={"help": "CPU threads of torch; default torch's own."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.num_threads is not None and self.num_threads < 1:
+            raise ValueError(f"DataArguments.num_threads = {self.num_threads} is not allowed. Allowed: at least 1.")
+
+
+RUN_ARGUMENTS = (ModelArguments, DataArguments, ContinualTrainingArguments)
+
+
+def field_kind(arguments: type, name: str) -> tuple[type, bool]:
+    """Type of a dataclass's field without None, and whether None is allowed."""
+    hint = typing.get_type_hints(arguments)[name]
+    if not isinstance(hint, types.UnionType):
+        return hint, False
+    (kind,) = (part for part in hint.__args__ if part is not types.NoneType)
+    return kind, True
+
+
+def _is_kind(value, kind: type) -> bool:
+    if isinstance(value, list) and typing.get_origin(kind) is list:
+        return all(_is_kind(entry, *typing.get_args(kind)) for entry in value)
+    return isinstance(value, _KINDS[kind][1]) and (kind is bool or not isinstance(value, bool))
+
+
+# ---------------------------------------------------------------------- recipes
+
+
+class _RecipeLoader(yaml.SafeLoader):
+    """YAML 1.2's numbers and switches: 1e-5 is a number, and `mixed_precision: no` a text."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float", ":timestamp"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_RecipeLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_RecipeLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$|^[-+]?\.inf$|^\.nan$"),
+    list("-+.0123456789"),
+)
+
+
+def read_recipe(path: str | Path) -> dict:
+    """Read the settings of a run from a YAML file.
+
+    Args:
+        path: file with one `name: value` for each setting, of `RUN_ARGUMENTS`. A setting without a value, or `null`,
+            keeps its default.
+
+    Returns:
+        The settings given, by name.
+
+    Raises:
+        OSError: when the file cannot be read.
+        ValueError: when it is not such a file, or a name is unknown; the message says the nearest known name.
+    """
+    with open(path, encoding="utf-8") as file:
+        try:
+            recipe = yaml.load(file, Loader=_RecipeLoader)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not a YAML file: {error}") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{path} holds no settings: one line `name: value` for each is needed, such as `epochs: 5`")
+    known = [setting.name for arguments in RUN_ARGUMENTS for setting in fields(arguments)]
+    for name in recipe:
+        if name not in known:
+            raise ValueError(f"{path}: {name!r} is no setting. {_nearest(str(name), known)}")
+    return {name: value for name, value in recipe.items() if value is not None}
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
+    return f"Did you mean {close[0]!r}?" if close else "`smope train --help` lists all of them."
+
+
+def recipe_arguments(recipe: dict) -> list[str]:
+    """A recipe as parts of a command line, for `HfArgumentParser`."""
+    values = {name: value if isinstance(value, list) else [value] for name, value in recipe.items()}
+    return [part for name, value in values.items() for part in (f"--{name}", *map(str, value))]
+
+
+def build_arguments(values: dict) -> tuple[ModelArguments, DataArguments, ContinualTrainingArguments]:
+    """Divide settings by name among the dataclasses.
+
+    Raises:
+        ValueError: when the data set is missing or a value is not allowed; the message names the setting.
+    """
+    if "dataset" not in values:
+        raise ValueError("no data set: give --dataset, or `dataset:` in the recipe")
+    return tuple(
+        arguments(**{setting.name: values[setting.name] for setting in fields(arguments) if setting.name in values})
+        for arguments in RUN_ARGUMENTS
+    )
+
+
+# ---------------------------------------------------------------------- model and data
+
+
+def load_stream(data: DataArguments):
+    """The [`TaskStream`] that the arguments describe."""
+    from .tasks import TaskStream
+
+    return TaskStream.load(
+        data.dataset,
+        config_name=data.dataset_config,
+        revision=data.dataset_revision,
+        num_tasks=data.num_tasks,
+        classes_per_task=data.classes_per_task,
+        seed=data.class_order_seed,
+        image_column=data.image_column,
+        label_column=data.label_column,
+        test_split=data.test_split,
+        test_fraction=data.test_fraction,
+        validation_fraction=data.validation_fraction,
+        max_train_samples_per_class=data.max_train_samples_per_class,
+        max_test_samples_per_class=data.max_test_samples_per_class,
+    )
+
+
+def load_model(model_args: ModelArguments):
+    """A fresh model on the backbone that the arguments name, and the backbone's image processor."""
+    from transformers import AutoImageProcessor
+
+    from .backbones import local_name
+    from .modeling_smope import SMoPEForImageClassification
+
+    settings = {name: value for name, value in vars(model_args).items() if not name.startswith("backbone")}
+    model = SMoPEForImageClassification.from_backbone(
+        model_args.backbone, revision=model_args.backbone_revision, **settings
+    )
+    image_processor = AutoImageProcessor.from_pretrained(
+        local_name(model_args.backbone), revision=model.config.base_model_revision, backend="pil"
+    )
+    return model, image_processor

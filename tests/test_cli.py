@@ -1,0 +1,364 @@
+"""The command line: every command on a tiny run, its help, its JSON, and one line for every mistake."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from runs import save_backbone, tiny_stream, tiny_trainer
+from typer.testing import CliRunner
+
+from smope_hf.cli import app
+from smope_hf.cli_common import names_in_short, ranges
+from smope_hf.cli_inspect import routing_health, warnings
+
+COMMANDS = ("train", "evaluate", "add-classes", "predict", "info", "plot", "push")
+TINY = [
+    "--dataset", "embedded", "--num_tasks", "5", "--max-train-samples-per-class", "4", "--max-test-samples-per-class",
+    "3", "--epochs", "1", "--batch-size", "8", "--num-experts", "6", "--top-k", "2",
+]  # fmt: skip
+
+
+def smope(*arguments, code=0, width=80):
+    done = CliRunner().invoke(app, [str(part) for part in arguments], env={"COLUMNS": str(width)})
+    assert done.exit_code == code, done.output + repr(done.exception)
+    return done
+
+
+def fails(*arguments) -> str:
+    """The one line that a mistake gives."""
+    done = smope(*arguments, code=2)
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A run of three tasks, its test images as a data set and as files, and its backbone."""
+    folder = tmp_path_factory.mktemp("cli")
+    backbone, stream = save_backbone(folder / "vit"), tiny_stream()
+    tiny_trainer(backbone, folder / "run", stream).train()
+    import datasets
+
+    tests = datasets.concatenate_datasets([task.test.dataset for task in stream])
+    datasets.DatasetDict({"test": tests}).save_to_disk(folder / "data")
+    (folder / "images" / "more").mkdir(parents=True)
+    for index, part in enumerate(("a.png", "b.PNG", "more/c.jpg")):
+        stream[index].test.images([0])[0].save(folder / "images" / part)
+    (folder / "images" / "notes.txt").write_text("no image")
+    return folder
+
+
+# ---------------------------------------------------------------------- help
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("width", [80, 120])
+def test_every_help_page_has_an_example_and_fits(command, width):
+    page = smope(command, "--help", width=width).stdout
+    assert "Example" in page and f"smope {command} " in page.partition("Options:")[0].partition("Example")[2]
+    assert max(map(len, page.splitlines())) <= width
+    assert "_" not in "".join(word for word in page.split() if word.startswith("--"))
+
+
+def test_the_first_page_lists_every_command():
+    for page in (smope().stdout, smope("--help").stdout):
+        assert all(f"  {command} " in page for command in COMMANDS) and "..." not in page.partition("Commands:")[2]
+    assert smope("--version").stdout.startswith("smope_hf ")
+
+
+def test_train_has_every_setting_in_its_panel():
+    page = smope("train", "--help").stdout
+    panels = {title: page.index(f"\n{title}:") for title in ("Data", "Model", "Training", "Hub")}
+    for option, panel, behind in (
+        ("--num-tasks INT", "Data", "Model"), ("--prompt-layers INT,INT", "Model", "Training"),
+        ("--crop-scale NUM,NUM", "Training", "Hub"), ("--[no-]resume", "Training", "Hub"),
+    ):  # fmt: skip
+        assert panels[panel] < page.index(option) < panels[behind]
+    assert panels["Hub"] < page.index("--hub-model-id")
+    assert "[0.05,1]" in page and "gaussian-full" in page
+
+
+# ---------------------------------------------------------------------- train
+
+
+def test_train_takes_a_recipe_first_and_the_command_line_last(place, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("epochs: 3\nlearning_rate: 1e-3\nmixed_precision: no\ncrop_scale: [0.7, 1.0]\nseed:\n")
+    shown = smope("train", recipe, *TINY, "--backbone", place / "vit", "--output_dir", tmp_path / "run",
+                  "--prompt-layers", "0,2", "--no-save-checkpoints", "--yardsticks").stdout  # fmt: skip
+    content = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert content["recipe"]["epochs"] == 1 and content["recipe"]["learning_rate"] == 1e-3
+    assert content["recipe"]["crop_scale"] == [0.7, 1.0] and content["recipe"]["mixed_precision"] == "no"
+    assert set(content["yardsticks"]) == {"ncm", "lda", "linear"}
+    assert not list((tmp_path / "run").glob("task-*"))
+    assert "5 tasks, 10 classes" in shown and "SMoPE" in shown and str(tmp_path / "run") in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train"], "no data set: give --dataset"),
+        (["train", "--epohcs", "3"], "No such option: --epohcs. Did you mean '--epochs'? See: smope train --help"),
+        (["trian"], "Did you mean 'train'?"),
+        ([*["train", *TINY], "--epochs", "many"], "ContinualTrainingArguments.epochs = 'many' is not allowed"),
+        ([*["train", *TINY], "--epochs", "0"], "ContinualTrainingArguments.epochs = 0 is not allowed"),
+        ([*["train", *TINY], "--crop-scale", "0.5"], "crop_scale = [0.5] is not allowed"),
+        ([*["train", *TINY], "--prompt-layers", "0,x"], "ModelArguments.prompt_layers = '0,x' is not allowed"),
+        ([*["train", *TINY], "--routing", "odd"], "ModelArguments.routing = 'odd' is not allowed"),
+        ([*["train", *TINY], "--num-threads", "0"], "num_threads = 0 is not allowed"),
+        ([*["train", *TINY], "--num-tasks", "3"], "num_tasks=3 does not divide"),
+        ([*["train", *TINY], "--backbone", "embedded", "--top-k", "7"], "error: SMoPEConfig.top_k = 7 is not allowed"),
+        (["train", "nowhere.yaml"], "nowhere.yaml: No such file"),
+    ],
+    ids=lambda part: part[-1] if isinstance(part, list) else "",
+)
+def test_a_mistake_in_training_is_one_line(arguments, message):
+    assert message in fails(*arguments)
+
+
+def test_a_mistake_in_a_recipe_is_one_line(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("epohcs: 3")
+    assert "'epohcs' is no setting. Did you mean 'epochs'?" in fails("train", tmp_path / "recipe.yaml")
+
+
+# ---------------------------------------------------------------------- evaluate
+
+
+def test_evaluate_gives_what_training_measured(place):
+    report = json.loads(smope("evaluate", place / "run", "--data", place / "data", "--json").stdout)
+    trained = json.loads((place / "run" / "metrics.json").read_text())
+    assert [task["accuracy"] for task in report["tasks"]] == trained["accuracy_matrix"][-1]
+    assert report["average_accuracy"] == pytest.approx(trained["metrics"]["final_average_accuracy"])
+    assert report["accuracy"] == pytest.approx(trained["metrics"]["weighted_final_accuracy"])
+    assert report["images"] == 30 and report["split"] == "test" and report["task"] == "task-03"
+
+
+def test_evaluate_an_earlier_task(place):
+    command = ("evaluate", place / "run", "--revision", "task-02", "--data", place / "data")
+    assert "does not know 2 of the 6 classes" in fails(*command)
+    shown = smope(*command, "--ignore-unknown", "--batch-size", "3").stdout
+    rows = json.loads((place / "run" / "metrics.json").read_text())["accuracy_matrix"]
+    for task, accuracy in enumerate(rows[1], start=1):
+        (line,) = (line for line in shown.splitlines() if line.startswith(f"{task} "))
+        assert line.split()[-2:] == ["10", f"{100 * accuracy:.1f}"]
+    assert "all images" in shown and "average over tasks" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "Missing option '--data'. See: smope evaluate --help"),
+        (["--data", "./nowhere"], "./nowhere is not a folder"),
+        (["--data", "embedded", "--split", "dev"], "split='dev' does not exist"),
+        (["--data", "embedded", "--label-column", "kind"], "label_column='kind'"),
+        (["--data", "embedded"], "knows none of the 10 classes"),
+        (["--data", "embedded", "--revision", "task-09"], "task-09"),
+        (["--data", "embedded", "--batch-size", "0"], "--batch-size"),
+    ],
+    ids=lambda part: " ".join(part[-2:]) if isinstance(part, list) else "",
+)
+def test_a_mistake_in_evaluating_is_one_line(place, options, message):
+    assert message in fails("evaluate", place / "run", *options)
+
+
+# ---------------------------------------------------------------------- predict
+
+
+def test_predict_files_folders_and_patterns(place):
+    images = place / "images"
+    done = smope("predict", place / "run", images, images / "a.png", f"{images}/*.png", "--top", "2", "--json")
+    found = json.loads(done.stdout)
+    assert [entry["image"] for entry in found] == [str(images / name) for name in ("a.png", "b.PNG", "more/c.jpg")]
+    for entry in found:
+        scores = [best["score"] for best in entry["predictions"]]
+        assert len(scores) == 2 and scores == sorted(scores, reverse=True) and sum(scores) <= 1 + 1e-6
+        assert {best["label"] for best in entry["predictions"]} <= set("abcdef")
+
+
+def test_predict_is_the_pipeline(place):
+    from transformers import pipeline
+
+    image = str(place / "images" / "a.png")
+    (found,) = json.loads(smope("predict", place / "run", image, "--top", "6", "--json").stdout)
+    expected = pipeline("image-classification", model=str(place / "run" / "task-03"))(image, top_k=6)
+    assert [entry["label"] for entry in found["predictions"]] == [entry["label"] for entry in expected]
+    assert [entry["score"] for entry in found["predictions"]] == pytest.approx(
+        [e["score"] for e in expected], abs=1e-5
+    )
+
+
+def test_predict_shows_more_classes_than_there_are_as_all_of_them(place):
+    shown = smope("predict", place / "run" / "task-01", place / "images" / "a.png", "--top", "50").stdout
+    assert len(shown.splitlines()) == 5 and "a.png" in shown
+
+
+def test_a_broken_image_stops_before_anything_is_printed(place, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes((place / "images" / "a.png").read_bytes()[:60])
+    good = place / "images" / "a.png"
+    assert str(broken) in fails("predict", place / "run", good, broken)
+    assert "none.png" in fails("predict", place / "run", good, "none.png")
+    done = smope("predict", place / "run", good, broken, "none.png", "--skip-bad", "--json")
+    assert [entry["image"] for entry in json.loads(done.stdout)] == [str(good)]
+    assert str(broken) in done.stderr and "none.png" in done.stderr and "skipped 2 of 3 images" in done.stderr
+    assert "none of the 1 images" in smope("predict", place / "run", broken, "--skip-bad", code=2).stderr
+
+
+def test_names_that_stand_for_no_image(place, tmp_path):
+    assert "holds no image" in fails("predict", place / "run", tmp_path)
+    assert "no file matches" in fails("predict", place / "run", f"{tmp_path}/*.png")
+    assert "Missing argument 'IMAGES'" in fails("predict", place / "run")
+
+
+# ---------------------------------------------------------------------- info
+
+
+def test_info_of_a_run(place):
+    report = json.loads(smope("info", place / "run", "--json").stdout)
+    rows = json.loads((place / "run" / "metrics.json").read_text())["accuracy_matrix"]
+    assert report["folder"] == str(place / "run" / "task-03") and report["base_model"] == str(place / "vit")
+    assert [task["accuracy"] for task in report["tasks"]] == rows[-1] and report["num_classes"] == 6
+    assert report["parameters"] == {"experts": 2 * 2 * 2 * 6 * 16, "head": 6 * 32 + 6, "routing_state": 2 * 2 * 6 * 18}
+    assert report["bytes_by_file"]["model.safetensors"] == os.path.getsize(
+        place / "run" / "task-03" / "model.safetensors"
+    )
+    assert [task["task"] for task in report["run"]] == ["task-01", "task-02", "task-03"]
+    assert report["run"][1]["average_accuracy"] == pytest.approx(sum(rows[1]) / 2)
+    assert [layer["layer"] for layer in report["routing"]] == [0, 1]
+    assert any("folder of one machine" in warning for warning in report["warnings"])
+
+
+def test_info_does_not_need_the_backbone(place, tmp_path):
+    checkpoint = tmp_path / "moved"
+    checkpoint.mkdir()
+    for file in (place / "run" / "task-02").iterdir():
+        text = file.read_bytes()
+        (checkpoint / file.name).write_bytes(text.replace(str(place / "vit").encode(), b"gone/away"))
+    shown = smope("info", checkpoint).stdout
+    assert "gone/away" in shown and "4 in 2 tasks" in shown and "Checkpoints of the run" not in shown
+    assert max(map(len, shown.replace(str(checkpoint), "").splitlines())) <= 80
+
+
+def health(shares, dead=(), marked=()):
+    layer = {
+        "layer": 3,
+        "usage_share": [shares],
+        "dead_experts": [list(dead)],
+        "frequently_used_experts": [list(marked)],
+    }
+    return routing_health({"layers": [layer]})[0]
+
+
+def test_balance_of_usage():
+    even, alone, half = health([0.25] * 4), health([1, 0, 0, 0]), health([0.5, 0.5, 0, 0])
+    assert (even["entropy"], even["gini"]) == (1, 0)
+    assert (alone["entropy"], alone["gini"]) == (0, 0.75)  # of n experts, one alone has 1 - 1/n
+    assert (half["entropy"], half["gini"]) == (0.5, 0.5)
+
+
+def test_warnings_come_with_remedies():
+    report = {"routing": [health([1, 0, 0, 0], dead=[1, 2, 3], marked=[0])], "standalone": False,
+              "base_model": "owner/name", "bytes_by_file": {"class_statistics.safetensors": 1}}  # fmt: skip
+    (dead,) = warnings(report)
+    assert "layer 3" in dead and "--num-experts" in dead
+    (marked,) = warnings({**report, "routing": [health([0.25] * 4, marked=[0, 1, 2, 3])]})
+    assert "frequently used in layer 3" in marked
+    assert warnings({**report, "routing": [health([0.5, 0.5, 0, 0], dead=[2, 3], marked=[0])]}) == []
+    assert "taught more classes" in warnings({**report, "routing": [], "bytes_by_file": {}})[0]
+
+
+def test_info_refuses_other_models(place, tmp_path):
+    assert "type 'vit'" in fails("info", place / "vit")
+    assert str(tmp_path) in fails("info", tmp_path)
+    assert "no-such-folder" in fails("info", "./no-such-folder")
+
+
+# ---------------------------------------------------------------------- plot
+
+
+def test_plot_a_run(place, tmp_path):
+    written = smope("plot", place / "run", "--output", tmp_path / "a", "--theme", "dark").stdout.split()
+    assert [os.path.basename(path) for path in written] == [
+        "accuracy_matrix.png", "average_accuracy.png", "expert_usage.png"
+    ]  # fmt: skip
+    assert all(open(path, "rb").read(4) == b"\x89PNG" for path in written)
+    smope("plot", place / "run" / "task-02", "--output", tmp_path / "b", "--format", "svg", "--every-task")
+    names = sorted(os.listdir(tmp_path / "b"))
+    assert names[2:] == ["expert_usage-task-01.svg", "expert_usage-task-02.svg"]
+    assert "images of task 2" in (tmp_path / "b" / names[3]).read_text()
+
+
+def test_plot_draws_the_yardsticks_of_a_run(place, tmp_path):
+    rows = [[0.9], [0.8, 0.7]]
+    (tmp_path / "metrics.json").write_text(
+        json.dumps({"accuracy_matrix": rows, "yardstick_matrices": {"ncm": [[0.5], [0.4, 0.3]]}})
+    )
+    smope("plot", tmp_path, "--format", "svg")
+    drawn = (tmp_path / "plots" / "average_accuracy.svg").read_text()
+    assert "SMoPE 75.0" in drawn and "NCM 35.0" in drawn
+
+
+def test_plot_several_runs_in_one_picture(place, tmp_path):
+    for name, value in (("one", 0.5), ("two", 0.25)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text(json.dumps({"accuracy_matrix": [[1], [value, value]]}))
+    runs = (tmp_path / "one", tmp_path / "two")
+    assert "--output" in fails("plot", *runs)
+    smope("plot", *runs, "--output", tmp_path / "both", "--format", "svg")
+    drawn = (tmp_path / "both" / "average_accuracy.svg").read_text()
+    assert "one 50.0" in drawn and "two 25.0" in drawn
+    assert "given twice" in fails("plot", runs[0], runs[0], "--output", tmp_path)
+
+
+def test_a_mistake_in_plotting_is_one_line(place, tmp_path):
+    assert "--format pdf is not allowed" in fails("plot", place / "run", "--format", "pdf")
+    assert "--theme pink is not allowed" in fails("plot", place / "run", "--theme", "pink")
+    assert "holds no run" in fails("plot", tmp_path)
+
+
+# ---------------------------------------------------------------------- errors and processes
+
+
+@pytest.mark.parametrize("arguments", [["--debug", "info", "vit"], ["info", "vit", "--debug"]])
+def test_debug_shows_the_traceback(place, arguments):
+    arguments = [str(place / part) if part == "vit" else part for part in arguments]
+    done = smope(*arguments, code=2)
+    assert "Traceback (most recent call last)" in done.stderr and "cli_inspect.py" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+
+
+def test_an_error_that_nobody_expected_says_so(place, monkeypatch):
+    import smope_hf.cli_inspect
+
+    monkeypatch.setattr(smope_hf.cli_inspect, "count_parameters", lambda folder: 1 / 0)
+    assert "ZeroDivisionError: division by zero (not expected; --debug" in fails("info", place / "run")
+
+
+def test_the_module_is_the_command(place, tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+    command = [sys.executable, "-m", "smope_hf", "info", str(place / "run"), "--json"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0 and json.loads(done.stdout)["num_classes"] == 6 and done.stderr == ""
+
+
+def test_a_mistake_is_found_without_the_libraries_of_training(place):
+    code = (
+        "import sys, smope_hf; before = set(sys.modules); from smope_hf.cli import main\n"
+        "try: main()\n"
+        "finally: print({'datasets', 'accelerate', 'matplotlib', 'sklearn'} & (set(sys.modules) - before))"
+    )
+    command = [sys.executable, "-c", code, "train", "--dataset", "embedded", "--epochs", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2 and done.stdout == "set()\n"
+    assert done.stderr.startswith("error: ContinualTrainingArguments.epochs = 0") and done.stderr.count("\n") == 1
+
+
+def test_cells_of_tables():
+    assert names_in_short(["a", "b"]) == "a, b"
+    many = [f"class {index}" for index in range(100)]
+    assert names_in_short(many) == "class 0, class 1, class 2, ... (100)" and len(names_in_short(["x" * 90] * 3)) < 60
+    assert ranges([0, 1, 2]) == "0-2" and ranges([1, 3]) == "1, 3" and ranges([4]) == "4"

@@ -1,0 +1,220 @@
+"""Teaching a saved model more classes: equal to having learned them in the original run, and safe from mistakes."""
+
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+from runs import assert_same_tensors, read, save_backbone, tiny_stream, tiny_trainer
+
+from smope_hf import ContinualTrainer
+from smope_hf.checkpoint import load_manifest, load_state
+from smope_hf.continued_stream import ContinuedStream
+from smope_hf.files import write_json
+from smope_hf.training_phase import TrainingDivergedError
+from smope_hf.yardsticks import run_yardsticks
+
+SETTINGS = {"learning_rate": 0.01, "normalization": "reference", "alignment": "gaussian", "alignment_epochs": 2}
+COMPUTING = {"disable_progress": True, "eval_batch_size": 8}  # not part of the recipe
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """One run over all three tasks."""
+    backbone = save_backbone(tmp_path_factory.mktemp("backbone"))
+    trainer = tiny_trainer(backbone, tmp_path_factory.mktemp("run"), **SETTINGS)
+    trainer.train()
+    return trainer
+
+
+def folder_of(trainer, number: int):
+    from pathlib import Path
+
+    return Path(trainer.args.output_dir) / f"task-{number:02d}"
+
+
+def new_stream(trainer, *numbers: int, **options):
+    """The classes of some tasks, as somebody who has only these images would load them."""
+    lists = [list(trainer.stream[number - 1].class_names) for number in numbers]
+    return tiny_stream(num_tasks=None, class_lists=lists, **options)
+
+
+def old_tests(trainer, count: int):
+    return [task.test for task in trainer.stream[:count]]
+
+
+def test_it_equals_having_learned_the_task_in_the_original_run(whole, tmp_path):
+    trainer = ContinualTrainer.from_checkpoint(
+        folder_of(whole, 2), new_stream(whole, 3), output_dir=tmp_path, old_tests=old_tests(whole, 2), **COMPUTING
+    )
+    content = trainer.train()
+    assert_same_tensors(tmp_path / "task-03", folder_of(whole, 3))
+    assert read(tmp_path / "task-03", "routing.json") == read(folder_of(whole, 3), "routing.json")
+    assert content["accuracy_matrix"] == whole.state.matrix.to_json()
+    assert content["metrics"] == read(folder_of(whole, 3).parent, "metrics.json")["metrics"]
+    assert content["protocol_hash"] == whole.stream.manifest()["protocol_hash"]
+    assert load_manifest(tmp_path / "task-03")["tasks"] == load_manifest(folder_of(whole, 3))["tasks"]
+    config = read(tmp_path / "task-03", "config.json")
+    assert config["tasks"] == [[0, 1], [2, 3], [4, 5]] and not (tmp_path / "task-02").exists()
+
+
+def test_several_tasks_can_be_added_and_an_interruption_changes_nothing(whole, tmp_path):
+    """Two tasks at once behind the first; the second attempt resumes behind the first one's new task."""
+
+    class Interrupt(ContinualTrainer):
+        def notify(self, event, *what):
+            if event == "on_task_begin" and what[0].index == 2:
+                raise KeyboardInterrupt
+
+    def attempt(trainer_class, resume):
+        return trainer_class.from_checkpoint(
+            folder_of(whole, 1), new_stream(whole, 2, 3), output_dir=tmp_path, resume=resume, **COMPUTING
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        attempt(Interrupt, False).train()
+    with pytest.raises(FileExistsError, match="1 learned tasks.*resume"):
+        attempt(ContinualTrainer, False)
+    attempt(ContinualTrainer, True).train()
+    for number in (2, 3):
+        assert_same_tensors(tmp_path / f"task-{number:02d}", folder_of(whole, number))
+
+
+def test_a_run_folder_means_its_last_task_and_can_take_the_new_one(whole, tmp_path):
+    for number in (1, 2):
+        shutil.copytree(folder_of(whole, number), tmp_path / f"task-{number:02d}")
+    trainer = ContinualTrainer.from_checkpoint(tmp_path, new_stream(whole, 3), output_dir=tmp_path, **COMPUTING)
+    trainer.train()
+    assert_same_tensors(tmp_path / "task-03", folder_of(whole, 3))
+
+
+def test_without_old_test_images_nothing_is_claimed_about_old_classes(whole, tmp_path):
+    trainer = ContinualTrainer.from_checkpoint(
+        folder_of(whole, 2), new_stream(whole, 3), output_dir=tmp_path, **COMPUTING
+    )
+    content = trainer.train()
+    row = content["accuracy_matrix"][-1]
+    assert row[:2] == [None, None] and row[2] == whole.state.matrix.as_array()[2, 2]
+    assert content["metrics"]["final_average_accuracy"] is None and content["metrics"]["forgetting"] is None
+    assert "n/a" in (tmp_path / "task-03" / "README.md").read_text()
+    assert_same_tensors(tmp_path / "task-03", folder_of(whole, 3))
+    assert not (tmp_path / "plots" / "average_accuracy.png").exists()
+
+
+def test_training_images_alone_are_enough(whole, tmp_path):
+    from datasets import DatasetDict
+
+    from smope_hf import TaskStream
+
+    split = whole.stream[2].train
+    names = list(whole.stream[2].class_names)
+    rows = split.dataset.remove_columns("label").add_column("label", [names[i - 4] for i in split.labels])
+    stream = TaskStream(
+        DatasetDict({"train": rows}), num_tasks=1, label_column="label", shuffle_classes=False, allow_no_test=True
+    )
+    assert stream[0].test is None
+    trainer = ContinualTrainer.from_checkpoint(folder_of(whole, 2), stream, output_dir=tmp_path, **COMPUTING)
+    content = trainer.train()
+    assert content["accuracy_matrix"][-1] == [None, None, None]
+    assert trainer.evaluate() == {
+        "accuracies": [None] * 3, "average_accuracy": None, "weighted_accuracy": None,
+    }  # fmt: skip
+    assert load_manifest(tmp_path / "task-03")["tasks"][2]["test"] is None
+
+
+def test_the_checkpoint_says_what_it_went_on_from(whole, tmp_path):
+    trainer = ContinualTrainer.from_checkpoint(
+        folder_of(whole, 2), new_stream(whole, 3), output_dir=tmp_path, **COMPUTING
+    )
+    trainer.train()
+    statistics = (folder_of(whole, 2) / "class_statistics.safetensors").read_bytes()
+    assert load_state(tmp_path / "task-03")["continued_from"] == {
+        "name": None, "commit": None, "num_tasks": 2,
+        "class_statistics_sha256": hashlib.sha256(statistics).hexdigest(),
+    }  # fmt: skip
+    text = json.dumps([read(tmp_path / "task-03", name) for name in ("trainer_state.json", "manifest.json")])
+    assert str(tmp_path) not in text and str(folder_of(whole, 2)) not in text
+
+
+def test_settings_can_differ_from_the_recipe_and_are_recorded(whole, tmp_path):
+    trainer = ContinualTrainer.from_checkpoint(
+        folder_of(whole, 2), new_stream(whole, 3), output_dir=tmp_path, epochs=1, alignment="none", **COMPUTING
+    )
+    recipe = load_state(folder_of(whole, 2))["recipe"]
+    assert trainer.args.recipe() == {**recipe, "epochs": 1, "alignment": "none"}
+    with pytest.raises(ValueError, match="'epoch'.*no training settings.*epochs"):
+        ContinualTrainer.from_checkpoint(folder_of(whole, 2), new_stream(whole, 3), output_dir=tmp_path, epoch=1)
+
+
+def test_known_classes_are_refused_by_name_before_any_work(whole, tmp_path):
+    with pytest.raises(ValueError, match=rf"'{whole.stream[0].class_names[0]}' \(task 1\)"):
+        ContinualTrainer.from_checkpoint(folder_of(whole, 2), new_stream(whole, 1), output_dir=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "class_statistics.safetensors"])
+def test_files_of_different_checkpoints_are_told_apart(whole, tmp_path, file):
+    shutil.copytree(folder_of(whole, 2), tmp_path / "mixed")
+    shutil.copy(folder_of(whole, 1) / file, tmp_path / "mixed" / file)
+    with pytest.raises(ValueError, match="mixed"):
+        ContinualTrainer.from_checkpoint(tmp_path / "mixed", new_stream(whole, 3), output_dir=tmp_path / "out")
+
+
+def test_a_recipe_of_a_newer_version_is_refused(whole, tmp_path):
+    shutil.copytree(folder_of(whole, 2), tmp_path / "newer")
+    state = read(tmp_path / "newer", "trainer_state.json")
+    write_json(tmp_path / "newer" / "trainer_state.json", {**state, "recipe": {**state["recipe"], "magic": 1}})
+    with pytest.raises(ValueError, match=r"\['magic'\].*does not know"):
+        ContinualTrainer.from_checkpoint(tmp_path / "newer", new_stream(whole, 3), output_dir=tmp_path / "out")
+
+
+def test_what_is_no_checkpoint_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="neither task-NN folders nor a config.json"):
+        ContinualTrainer.from_checkpoint(tmp_path, tiny_stream(), output_dir=tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
+        ContinualTrainer.from_checkpoint(tmp_path / "nowhere", tiny_stream(), output_dir=tmp_path / "out")
+
+
+def test_a_diverged_addition_names_the_checkpoint_it_came_from(whole, tmp_path):
+    trainer = ContinualTrainer.from_checkpoint(
+        folder_of(whole, 2), new_stream(whole, 3), output_dir=tmp_path, learning_rate=1e30, **COMPUTING
+    )
+    with pytest.raises(TrainingDivergedError, match="No task has been saved yet"):
+        trainer.train()
+
+
+def test_yardsticks_need_a_whole_run(whole, tmp_path):
+    trainer = ContinualTrainer.from_checkpoint(
+        folder_of(whole, 2), new_stream(whole, 3), output_dir=tmp_path, **COMPUTING
+    )
+    with pytest.raises(ValueError, match="images of all tasks"):
+        run_yardsticks(trainer)
+
+
+def test_the_saved_image_processor_gives_what_the_model_was_trained_on(whole):
+    """With the published normalisation, pipeline must not apply the backbone's mean and std."""
+    processor = read(folder_of(whole, 3), "preprocessor_config.json")
+    assert processor["do_normalize"] is False and processor["rescale_factor"] == pytest.approx(1 / 255)
+
+
+# ---------------------------------------------------------------------- the stream alone
+
+
+def test_class_ids_and_tasks_count_on(whole):
+    stream = ContinuedStream(load_manifest(folder_of(whole, 2)), new_stream(whole, 3))
+    assert [task.index for task in stream] == [0, 1, 2] and stream.num_classes == 6
+    assert stream[2].class_ids == range(4, 6) and stream[0].train is None
+    np.testing.assert_array_equal(stream[2].train.labels, whole.stream[2].train.labels)
+
+
+def test_other_test_images_make_another_protocol(whole):
+    learned = load_manifest(folder_of(whole, 2))
+    stream = new_stream(whole, 3)
+    same = ContinuedStream(learned, stream, old_tests(whole, 2)).manifest()
+    fewer = tiny_stream(max_test_samples_per_class=2)
+    other = ContinuedStream(learned, stream, [task.test for task in fewer[:2]]).manifest()
+    assert same["protocol_hash"] == whole.stream.manifest()["protocol_hash"] != other["protocol_hash"]
+    assert same["information"]["continues"]["num_tasks"] == 2 and same["name"] == "dataset"
+    with pytest.raises(ValueError, match="old_tests has 1 entries.*2 tasks"):
+        ContinuedStream(learned, stream, [None])
