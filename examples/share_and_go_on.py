@@ -1,4 +1,4 @@
-"""A continual model on the Hub: one person trains and pushes, another goes on from yesterday's task, a third uses both.
+"""A model on the Hub: one person trains and pushes, another goes on from yesterday's task, a third uses both.
 
     python examples/share_and_go_on.py
 

@@ -11,7 +11,8 @@ from .training_args import ContinualTrainingArguments
 
 SETTINGS = (
     "seed", "epochs", "batch_size", "eval_batch_size", "learning_rate", "crop_scale", "crop_ratio",
-    "flip_probability", "alignment", "mixed_precision", "image_cache_gib", "dataloader_num_workers",
+    "flip_probability", "alignment", "mixed_precision", "image_cache_gib", "dataloader_num_workers", "resume",
+    "hub_private_repo", "hub_include_backbone", "hub_remote_code",
 )  # fmt: skip
 
 
@@ -35,8 +36,10 @@ def add_classes(
     ] = 0.0,
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
+    backbone: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Where the base model is, if not where MODEL says.")
+    ] = None,
     push: Annotated[str | None, typer.Option(metavar="REPO", help="Push the new task to this Hub repository.")] = None,
-    private: Annotated[bool, typer.Option("--private", help="Make the repository private when it is made.")] = False,
     **options,
 ):
     """Teach a saved model more classes, without the old images.
@@ -57,6 +60,7 @@ def add_classes(
 
     be_quiet()
     settings = {"disable_progress": not sys.stderr.isatty(), **given(options, ContinualTrainingArguments)}
+    settings |= {"push_to_hub": push is not None, "hub_model_id": push}
     columns = {"image_column": image_column, "label_column": label_column}
     if classes:
         tasks = {"class_lists": [[name.strip() for name in classes.split(",")]]}
@@ -68,11 +72,9 @@ def add_classes(
         known = class_tasks(read_config(local_checkpoint(model, revision)))
         old_tests = load_known_tests(test_data, known, **columns, ignore_unknown=True)
     trainer = ContinualTrainer.from_checkpoint(
-        model, stream, output_dir=output, revision=revision, old_tests=old_tests, **settings
+        model, stream, output_dir=output, revision=revision, backbone=backbone, old_tests=old_tests, **settings
     )
     trainer.train()
-    trainer.accelerator.print(f"The model with its new classes: {output}")
-    if push is not None and trainer.accelerator.is_main_process:
-        from .cli_push import push_and_report
-
-        push_and_report(output, push, private=private)
+    if old_tests is None:
+        trainer.accelerator.print("Old classes were not measured: --test-data takes images of them.")
+    trainer.accelerator.print(f"The model with its new classes: {trainer.saved_tasks()[-1]}")

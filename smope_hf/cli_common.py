@@ -59,9 +59,9 @@ def print_table(title: str, columns: dict[str, str], rows: list[list[str] | None
     from rich.table import Table
     from rich.text import Text
 
-    from .terminal import _ASCII_RULE
+    from .terminal import ASCII_RULE
 
-    table = Table(box=_ASCII_RULE, show_edge=False, pad_edge=False, collapse_padding=True)
+    table = Table(box=ASCII_RULE, show_edge=False, pad_edge=False, collapse_padding=True)
     for header, side in columns.items():
         table.add_column(header, justify=side, overflow="fold", no_wrap=side == "right")
     for row in rows:

@@ -39,12 +39,12 @@ def evaluate(
           --split test --ignore-unknown --json
     """
     from .cli_common import be_quiet, class_tasks, print_json, read_config
-    from .hub import local_checkpoint
+    from .hub import find_checkpoint
     from .known_tasks import load_known_tests
 
     be_quiet()
-    folder = local_checkpoint(model, revision)
-    tasks = class_tasks(read_config(folder))
+    checkpoint = find_checkpoint(model, revision)
+    tasks = class_tasks(read_config(checkpoint.folder))
     tests = load_known_tests(
         data,
         tasks,
@@ -55,14 +55,13 @@ def evaluate(
         max_per_class=max_per_class,
         ignore_unknown=ignore_unknown,
     )
-    accuracies = measure(folder, tests, batch_size)
-    report = summary(tasks, tests, accuracies)
+    report = summary(tasks, tests, measure(checkpoint, tests, batch_size))
     source = next(test.source_split for test in tests if test is not None)
-    report = {"model": model, "revision": revision, "task": folder.name, "data": data, "split": source, **report}
+    report = {"model": str(checkpoint), "revision": revision, "data": data, "split": source, **report}
     print_json(report) if as_json else _print_report(report)
 
 
-def measure(folder, tests: list, batch_size: int) -> list[float | None]:
+def measure(checkpoint, tests: list, batch_size: int) -> list[float | None]:
     """Accuracy of the checkpoint on each task's images; None where there are none."""
     from accelerate import Accelerator
     from accelerate.utils import tqdm
@@ -71,11 +70,10 @@ def measure(folder, tests: list, batch_size: int) -> list[float | None]:
     from .augmentation import Normalization, processed_size
     from .batches import DecodedImages
     from .evaluation import predict
-    from .modeling_smope import SMoPEForImageClassification
 
     accelerator = Accelerator()
-    model = SMoPEForImageClassification.from_pretrained(folder).to(accelerator.device)
-    processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    model = checkpoint.load_model().to(accelerator.device)
+    processor = AutoImageProcessor.from_pretrained(checkpoint.folder, backend="pil")
     normalize, size = Normalization.from_processor(processor), processed_size(processor)
     accuracies: list[float | None] = []
     for test in tqdm(tests, desc="tasks", disable=not sys.stderr.isatty(), leave=False):
@@ -90,18 +88,14 @@ def measure(folder, tests: list, batch_size: int) -> list[float | None]:
 
 def summary(tasks: list[list[str]], tests: list, accuracies: list[float | None]) -> dict:
     """Accuracies by task, their mean, and the accuracy over all images."""
+    from .evaluation import overall_accuracy
+
     counts = [0 if test is None else len(test) for test in tests]
-    measured = [(accuracy, count) for accuracy, count in zip(accuracies, counts) if accuracy is not None]
     rows = [
         {"task": index, "classes": names, "images": count, "accuracy": accuracy}
         for index, (names, count, accuracy) in enumerate(zip(tasks, counts, accuracies), start=1)
     ]
-    return {
-        "tasks": rows,
-        "images": sum(counts),
-        "average_accuracy": sum(accuracy for accuracy, _ in measured) / len(measured),
-        "accuracy": sum(accuracy * count for accuracy, count in measured) / sum(counts),
-    }
+    return {"tasks": rows, "images": sum(counts), **overall_accuracy(accuracies, counts)}
 
 
 def _print_report(report: dict):
@@ -114,8 +108,8 @@ def _print_report(report: dict):
     rows += [
         None,
         ["", "average over tasks", "", percent(report["average_accuracy"])],
-        ["", "all images", str(report["images"]), percent(report["accuracy"])],
+        ["", "all images", str(report["images"]), percent(report["weighted_accuracy"])],
     ]
     columns = {"task": "left", "classes": "left", "images": "right", "accuracy": "right"}
-    title = f"{report['task']} on {report['data']}, split {report['split']}: accuracy in percent"
+    title = f"{report['model']} on {report['data']}, split {report['split']}: accuracy in percent"
     print_table(title, columns, rows)

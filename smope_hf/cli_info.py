@@ -24,10 +24,10 @@ def info(
     """
     from .cli_common import print_json
     from .cli_inspect import describe_checkpoint, describe_run
-    from .hub import local_checkpoint
+    from .hub import find_checkpoint
 
-    folder = local_checkpoint(model, revision)
-    report = {"model": model, "revision": revision, **describe_checkpoint(folder)}
+    checkpoint = find_checkpoint(model, revision)
+    report = {"model": str(checkpoint), "revision": revision, **describe_checkpoint(checkpoint.folder)}
     run = Path(model).expanduser()
     report["run"] = describe_run(run) if run.is_dir() else []
     print_json(report) if as_json else _print_report(report)
@@ -65,7 +65,7 @@ def _facts(report: dict) -> list[tuple[str, str]]:
     layers = f"{ranges(report['prompt_layers'])} of {report['num_layers']}"
     sizes = sorted(report["bytes_by_file"].items(), key=lambda item: -item[1])
     return [
-        ("checkpoint", f"{report['folder']} ({kind})"),
+        ("checkpoint", f"{report['model']} ({kind})"),
         ("base model", f"{base}{revision} ({report['backbone']})"),
         ("classes", f"{report['num_classes']} in {len(report['tasks'])} tasks"),
         ("experts", f"{report['num_experts']} per head, top {report['top_k']}, in layers {layers}"),

@@ -29,7 +29,7 @@ def predict(
       smope predict me/my-model photos/ "more/*.png" --top 1 --json
     """
     from .cli_common import be_quiet, print_json
-    from .hub import local_checkpoint
+    from .hub import find_checkpoint
 
     be_quiet()
     paths, bad = check_images(find_images(images))
@@ -43,7 +43,7 @@ def predict(
         typer.echo(f"skipped {len(bad)} of {len(bad) + len(paths)} images", err=True)
     if not paths:
         raise ValueError(f"none of the {len(bad)} images can be read")
-    predictions = list(classify(local_checkpoint(model, revision), paths, top, batch_size))
+    predictions = list(classify(find_checkpoint(model, revision), paths, top, batch_size))
     if as_json:
         print_json([{"image": str(path), "predictions": best} for path, best in zip(paths, predictions)])
     else:
@@ -90,17 +90,18 @@ def read_image(path: Path):
     """An image as training sees it: upright, RGB."""
     from PIL import Image, ImageOps
 
-    from .task_split import _to_rgb as to_rgb
+    from .task_split import to_rgb
 
     with Image.open(path) as image:
         return to_rgb(ImageOps.exif_transpose(image))
 
 
-def classify(folder: Path, paths: list[Path], top: int, batch_size: int) -> Iterator[list[dict]]:
+def classify(checkpoint, paths: list[Path], top: int, batch_size: int) -> Iterator[list[dict]]:
     """The best classes of each image with their probabilities, best first."""
-    from transformers import pipeline
+    from transformers import AutoImageProcessor, pipeline
 
-    classifier = pipeline("image-classification", model=str(folder))
+    processor = AutoImageProcessor.from_pretrained(checkpoint.folder, backend="pil")
+    classifier = pipeline("image-classification", model=checkpoint.load_model(), image_processor=processor)
     top = min(top, classifier.model.config.num_labels)
     for start in range(0, len(paths), batch_size):
         images = [read_image(path) for path in paths[start : start + batch_size]]

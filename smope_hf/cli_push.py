@@ -17,7 +17,8 @@ def push(
         bool, typer.Option("--remote-code", help="Push the model's code too, for machines without smope_hf.")
     ] = False,
     onto: Annotated[
-        str | None, typer.Option(metavar="COMMIT", help="Commit of the repository that the first new task goes on.")
+        str | None,
+        typer.Option(metavar="COMMIT", help="A commit of somebody else on main that this push may build on."),
     ] = None,
 ):
     """Push a run to the Hub.
@@ -32,19 +33,11 @@ def push(
     Log in first, with `hf auth login` or HF_TOKEN. A push that broke off is finished by the same command.
     """
     from .cli_common import be_quiet
-
-    be_quiet()
-    push_and_report(
-        folder, repository, private=private, include_backbone=include_backbone, remote_code=remote_code, onto=onto
-    )
-
-
-def push_and_report(folder: Path, repository: str, **options):
-    """Push, and say on stdout which task is where."""
     from .hub import push_run
 
+    be_quiet()
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder: give the folder of a run, which holds task-01/ and so on")
-    pushed = push_run(folder, repository, report=lambda text: typer.echo(text, err=True), **options)
-    for task in pushed:
-        typer.echo(f"{task.tag}  {task.commit[:12]}  {'pushed' if task.created else 'was there'}  {task.url}")
+    options = {"private": private, "include_backbone": include_backbone, "remote_code": remote_code, "onto": onto}
+    pushed = push_run(folder, repository, report=typer.echo, **options)
+    typer.echo(f"The newest task: {pushed[-1].url}")

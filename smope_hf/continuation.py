@@ -11,7 +11,6 @@ from .callbacks import ContinualCallback
 from .checkpoint import MANIFEST_FILE, STATISTICS_FILE, load_manifest, load_state, load_statistics
 from .continued_stream import ContinuedStream
 from .hub_files import find_checkpoint
-from .modeling_smope import SMoPEForImageClassification
 from .run_state import RunState
 from .task_split import TaskSplit
 from .tasks import TaskStream
@@ -59,9 +58,7 @@ def continue_from(
     statistics, usage_history = load_statistics(source.folder)
     args = _arguments(saved["recipe"], source.folder, {**settings, "output_dir": str(output_dir)})
     continued = ContinuedStream(learned, stream, old_tests)
-    model = SMoPEForImageClassification.from_pretrained(
-        source.name, revision=source.commit, backbone=backbone, **({"token": token} if token else {})
-    )
+    model = source.load_model(backbone=backbone, **({"token": token} if token else {}))
     _check_whole(source.folder, model.config.tasks, learned, statistics)
     state = RunState.from_saved(saved, statistics, usage_history)
     state.continued_from = {

@@ -208,6 +208,13 @@ class CheckpointSource:
     name: str
     commit: str | None
 
+    def load_model(self, **options) -> SMoPEForImageClassification:
+        """The model; options as for `from_pretrained`."""
+        return SMoPEForImageClassification.from_pretrained(self.name, revision=self.commit, **options)
+
+    def __str__(self) -> str:
+        return self.name if self.commit is None else f"{self.name} at commit {self.commit[:12]}"
+
 
 def find_checkpoint(
     name_or_path: str | Path, revision: str | None = None, token: str | None = None

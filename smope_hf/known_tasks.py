@@ -15,6 +15,7 @@ from .task_data import (
 )
 from .task_partition import RowSampler
 from .task_split import TaskSplit
+from .tasks import some_names
 
 
 def load_known_tests(
@@ -90,12 +91,12 @@ def _check_classes(name: str | Path, split: str, classes: Classes, known: list[s
     if len(unknown) == len(present):
         raise ValueError(
             f"the model knows none of the {len(present)} classes in split {split!r} of {name}: they are "
-            f"{_some(present)}, the model's are {_some(known)}"
+            f"{some_names(present)}, the model's are {some_names(known)}"
         )
     if unknown and not ignore_unknown:
         raise ValueError(
             f"the model does not know {len(unknown)} of the {len(present)} classes in split {split!r} of {name}: "
-            f"{_some(unknown)}. Set ignore_unknown to leave their images out"
+            f"{some_names(unknown)}. Set ignore_unknown to leave their images out"
         )
 
 
@@ -114,8 +115,3 @@ def _rows_of(
     merged = np.concatenate(rows)
     order = np.argsort(merged)
     return merged[order], np.concatenate(ids)[order]
-
-
-def _some(names: Sequence[str], limit: int = 5) -> str:
-    shown = ", ".join(repr(name) for name in names[:limit])
-    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

@@ -42,6 +42,7 @@ def write_results(
     content = {
         "metrics": metrics["smope"],
         "yardsticks": {name: values for name, values in metrics.items() if name != "smope"},
+        "yardstick_matrices": {name: rows.to_json() for name, rows in (yardsticks or {}).items()},
         "protocol_hash": manifest["protocol_hash"],
         **details,
     }

@@ -80,12 +80,12 @@ class TaskSplit:
         try:
             if encoded is None:
                 raise ValueError("the row holds no image")
-            return _to_rgb(self._decoder.decode_example(encoded))
+            return to_rgb(self._decoder.decode_example(encoded))
         except Exception as error:
             raise ValueError(f"{self.describe(index)}: the image cannot be decoded ({error})") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):  # PIL would clip 16-bit grey values at 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):

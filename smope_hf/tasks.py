@@ -213,13 +213,13 @@ class TaskStream(Sequence[Task]):
         )
         problem = ""
         if without_train:
-            problem = f"split {self.train_split!r} has no training image of class {_some(without_train)}"
+            problem = f"split {self.train_split!r} has no training image of class {some_names(without_train)}"
         elif without_test and self.test_split is not None:
-            problem = f"split {self.test_split!r} has no test image of class {_some(without_test)}"
+            problem = f"split {self.test_split!r} has no test image of class {some_names(without_test)}"
         elif without_test and sampler.test_fraction > 0:
             problem = (
-                f"split {self.train_split!r} has only one image of class {_some(without_test)}, but one to train and "
-                "one to test on is needed"
+                f"split {self.train_split!r} has only one image of class {some_names(without_test)}, but one to train "
+                "and one to test on is needed"
             )
         if problem:
             raise ValueError(f"task {index}: {problem}: add images, or leave the class out with class_lists")
@@ -246,6 +246,7 @@ def _select(
     return TaskSplit(dataset.select(merged[order]), labels[order], image_column, source_split, merged[order])
 
 
-def _some(names: Sequence[str], limit: int = 5) -> str:
+def some_names(names: Sequence[str], limit: int = 5) -> str:
+    """The first names, quoted, and how many more there are; for messages."""
     shown = ", ".join(repr(name) for name in names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

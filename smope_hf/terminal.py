@@ -10,7 +10,7 @@ from rich.text import Text
 
 from .metrics import as_accuracy_matrix
 
-_ASCII_RULE = Box("    \n    \n -- \n    \n -- \n -- \n    \n    \n", ascii=True)
+ASCII_RULE = Box("    \n    \n -- \n    \n -- \n -- \n    \n    \n", ascii=True)
 _METRIC_COLUMNS = {
     "FAA": "final_average_accuracy",
     "CAA": "cumulative_average_accuracy",
@@ -28,7 +28,7 @@ def _percent(fraction: float | None) -> str:
 
 def _table(caption: str, padding: int = 1) -> Table:
     return Table(
-        box=_ASCII_RULE,
+        box=ASCII_RULE,
         caption=caption,
         caption_justify="left",
         pad_edge=False,

@@ -245,9 +245,9 @@ def test_a_run_goes_on_from_its_own_json():
     for row in ([0.9], [0.8, 0.7], [0.6, 0.65, 0.5]):
         state.begin_task()["training"] = 1.5
         state.matrix.add_row(row)
-    saved = json.loads(json.dumps({"accuracy_matrix": state.rows(), "seconds_by_task": state.seconds}))
+    saved = json.loads(json.dumps({"accuracy_matrix": state.matrix.to_json(), "seconds_by_task": state.seconds}))
     again = RunState.from_saved(copy.deepcopy(saved), state.statistics, [])
-    assert again.rows() == state.rows() == [[0.9], [0.8, 0.7], [0.6, 0.65, 0.5]]
+    assert again.matrix.to_json() == state.matrix.to_json() == [[0.9], [0.8, 0.7], [0.6, 0.65, 0.5]]
     assert again.seconds == [{"training": 1.5}] * 3
 
 
