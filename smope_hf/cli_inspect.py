@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .checkpoint import ROUTING_FILE, STATE_FILE, STATISTICS_FILE, saved_tasks
+from .checkpoint import ROUTING_FILE, STATE_FILE, STATISTICS_FILE, load_state, saved_tasks
 from .checkpoint_guard import read_header
 from .cli_common import class_tasks, ranges, read_config
-from .safe_json import read_json
+from .state_guard import load_routing
 
 DEAD_SHARE = 0.5  # of a layer's experts
 MARKED_SHARE = 0.9
@@ -23,11 +23,11 @@ def describe_checkpoint(folder: Path) -> dict:
         OSError: when a file cannot be read.
     """
     config = read_config(folder)
-    state = read_json(folder / STATE_FILE) if (folder / STATE_FILE).is_file() else {}
+    state = load_state(folder) if (folder / STATE_FILE).is_file() else {}
     rows = state.get("accuracy_matrix") or [[]]
     names = class_tasks(config)
     accuracies = [*rows[-1], *[None] * (len(names) - len(rows[-1]))]
-    routing = routing_health(read_json(folder / ROUTING_FILE)) if (folder / ROUTING_FILE).is_file() else None
+    routing = routing_health(load_routing(folder)) if (folder / ROUTING_FILE).is_file() else None
     parameters = count_parameters(folder)
     report = {
         "folder": str(folder),
@@ -57,7 +57,7 @@ def describe_run(run: Path) -> list[dict]:
     """The tasks of a run's folder: their number of classes and average accuracy when they were learned."""
     tasks = []
     for folder in saved_tasks(run):
-        row = (read_json(folder / STATE_FILE).get("accuracy_matrix") or [[]])[-1]
+        row = (load_state(folder)["accuracy_matrix"] or [[]])[-1]
         measured = bool(row) and None not in row
         classes = sum(map(len, class_tasks(read_config(folder))))
         average = sum(row) / len(row) if measured else None

@@ -136,14 +136,12 @@ def _per_head(value, fits: Callable[[object], bool]) -> bool:
 
 
 def check_state(state: dict, file: str | os.PathLike):
-    """Check the types of the run's state; fields that are not there are for their reader to miss.
+    """Check the run's state.
 
     Raises:
-        ValueError: naming the field and its value.
+        ValueError: naming the field that is missing or has another type or range.
     """
-    for name, (fits, allowed) in STATE_FIELDS.items():
-        if name in state:
-            _require(file, name, state[name], fits(state[name]), allowed)
+    _check_fields({"continued_from": None, **state}, STATE_FIELDS, Path(file), "")
 
 
 def load_routing(folder: str | os.PathLike) -> dict:
