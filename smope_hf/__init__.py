@@ -6,11 +6,13 @@ from transformers import AutoConfig, AutoModelForImageClassification
 
 from .configuration_smope import SMoPEConfig
 from .modeling_outputs import SMoPEImageClassifierOutput
+from .modeling_prompted import PromptedForImageClassification
 from .modeling_smope import SMoPEForImageClassification
 from .version import __version__ as __version__
 
-AutoConfig.register("smope", SMoPEConfig)
-AutoModelForImageClassification.register(SMoPEConfig, SMoPEForImageClassification)
+for _model in (SMoPEForImageClassification, PromptedForImageClassification):
+    AutoConfig.register(_model.config_class.model_type, _model.config_class)
+    AutoModelForImageClassification.register(_model.config_class, _model)
 
 _TRAINING = {  # loaded on first use: who only loads a model does not wait for datasets and accelerate
     "TaskStream": "tasks",

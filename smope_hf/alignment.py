@@ -119,6 +119,11 @@ def lda_head(statistics: ClassStatistics, shrinkage: float) -> tuple[Tensor, Ten
     return weight.float(), (-0.5 * (weight * mean).sum(dim=1)).float()
 
 
+def ncm_head(statistics: ClassStatistics) -> tuple[Tensor, Tensor]:
+    """The nearest class mean in the Euclidean distance, as a linear head: weight (C, D), bias (C,)."""
+    return statistics.mean, -0.5 * statistics.mean.square().sum(dim=1)
+
+
 class GaussianSampler:
     """Draws features of given classes: mean + noise of the class's variances, or of the shared covariance.
 
@@ -182,8 +187,9 @@ def align_classifier(head: nn.Linear, statistics: ClassStatistics, num_old: int,
             f"The head has {head.out_features} classes and the class statistics {len(statistics.count)}. Alignment "
             "needs statistics of every class; take them from the checkpoint that the model comes from."
         )
-    if args.alignment == "lda":
-        weight, bias = lda_head(statistics, args.alignment_shrinkage)
+    if args.alignment in ("lda", "ncm"):
+        is_lda = args.alignment == "lda"
+        weight, bias = lda_head(statistics, args.alignment_shrinkage) if is_lda else ncm_head(statistics)
         with torch.no_grad():
             head.weight.copy_(weight)
             head.bias.copy_(bias)

@@ -15,10 +15,11 @@ from transformers.utils import CONFIG_NAME
 from .alignment import ClassStatistics
 from .backbones import head_shape
 from .checkpoint_guard import inside
-from .config_guard import read_config
 from .files import write_json
 from .model_card import write_card
+from .modeling_incremental import IncrementalClassifier
 from .modeling_smope import SMoPEForImageClassification
+from .registry import config_of
 from .safe_json import read_json, shown
 from .state_guard import check_state, read_statistics
 from .task_manifest import check_manifest
@@ -144,7 +145,7 @@ def _shares(counts: Tensor) -> list[list[float]]:
 
 def save_task(
     folder: Path,
-    model: SMoPEForImageClassification,
+    model: IncrementalClassifier,
     image_processor,
     statistics: ClassStatistics,
     usage_history: list[Tensor],
@@ -156,16 +157,18 @@ def save_task(
     Args:
         folder: must not exist yet.
         statistics: of every class seen.
-        usage_history: for each task the counts (L, H, E) that its images added.
+        usage_history: for each task the counts (L, H, E) that its images added; empty for a model without experts.
         state: the run so far, as JSON.
         manifest: of the tasks learned so far.
     """
     with whole_folder(folder) as beside:
         model.save_pretrained(beside)
         image_processor.save_pretrained(beside)
-        tensors = {**statistics.to_tensors(), "usage_by_task": torch.stack(usage_history)}
+        tensors = statistics.to_tensors()
+        if model.records_usage:
+            tensors["usage_by_task"] = torch.stack(usage_history)
+            write_json(beside / ROUTING_FILE, routing_report(model, usage_history))
         save_file({name: value.contiguous() for name, value in tensors.items()}, beside / STATISTICS_FILE)
-        write_json(beside / ROUTING_FILE, routing_report(model, usage_history))
         write_json(beside / STATE_FILE, {"format_version": FORMAT_VERSION, **state})
         write_json(beside / MANIFEST_FILE, manifest)
         write_card(beside)
@@ -177,10 +180,11 @@ def load_statistics(folder: Path) -> tuple[ClassStatistics, list[Tensor]]:
     Raises:
         ValueError: for broken files or statistics that do not fit the config; the message names the tensor.
     """
-    config = read_config(SMoPEForImageClassification.config_class, inside(folder, Path(folder) / CONFIG_NAME))
+    inside(folder, Path(folder) / CONFIG_NAME)
+    config = config_of(folder)
     heads, _ = head_shape(config.backbone_config)
     tensors = read_statistics(Path(folder), STATISTICS_FILE, config, heads)
-    usage = list(tensors.pop("usage_by_task"))
+    usage = list(tensors.pop("usage_by_task", ()))
     return ClassStatistics(**tensors), usage
 
 

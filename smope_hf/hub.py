@@ -15,10 +15,10 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, GitCommit
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 from .checkpoint import saved_tasks, task_index
-from .configuration_smope import SMoPEConfig
 from .hub_files import StagedTask, check_can_be_shared, is_checkpoint_file, remote_files, stage, statistics_hash
 from .hub_files import find_checkpoint as find_checkpoint
 from .hub_files import local_checkpoint as local_checkpoint
+from .registry import config_of
 
 RETRY_DELAYS = (1, 2, 4, 8, 16, 32)  # seconds
 PASSING = (408, 429, 500, 502, 503, 504)  # answers that another attempt may change
@@ -89,8 +89,7 @@ def push_run(
     folders = saved_tasks(run_dir, first)
     if not folders:
         raise FileNotFoundError(f"{run_dir} holds no task-NN folder. Give the folder of a run, its --output_dir.")
-    config = SMoPEConfig.from_pretrained(folders[-1])
-    check_can_be_shared(config, include_backbone, remote_code)
+    check_can_be_shared(config_of(folders[-1]), include_backbone, remote_code)
     repo_id = open_repository(repo_id, private=private, token=token, report=report)
     pushed: list[PushedTask] = []
     with TemporaryDirectory() as scratch:

@@ -22,19 +22,15 @@ from .checkpoint import (
     task_folder,
     task_index,
 )
-from .configuration_smope import SMoPEConfig
 from .files import write_json
 from .model_card import PICTURE, card_of, is_hub_id
-from .modeling_smope import SMoPEForImageClassification
+from .modeling_incremental import IncrementalClassifier
+from .registry import MODEL_CLASSES, config_of
 
 CARD_FILE, CONFIG_FILE = "README.md", "config.json"
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 PROCESSOR = ("preprocessor_config.json", "processor_config.json")
 FILES = (CONFIG_FILE, *WEIGHTS, STATISTICS_FILE, ROUTING_FILE, STATE_FILE, MANIFEST_FILE, *PROCESSOR)
-AUTO_MAP = {
-    "AutoConfig": "configuration_smope.SMoPEConfig",
-    "AutoModelForImageClassification": "modeling_smope.SMoPEForImageClassification",
-}
 
 
 # ---------------------------------------------------------------------- to the Hub
@@ -128,18 +124,19 @@ def stage(folder: Path, repo_id: str, scratch: Path, include_backbone: bool, rem
     """
     scratch.mkdir(parents=True)
     files = {path.name: path for path in sorted(folder.iterdir()) if is_checkpoint_file(path.name)}
-    config = SMoPEConfig.from_pretrained(folder)
+    config = config_of(folder)
+    model_class = MODEL_CLASSES[config.model_type]
     standalone = include_backbone or config.base_model_name_or_path is None
     if include_backbone and config.base_model_name_or_path is not None:
         files = {path: file for path, file in files.items() if not any(Path(path).match(w) for w in WEIGHTS)}
-        model = SMoPEForImageClassification.from_pretrained(folder)
+        model = model_class.from_pretrained(folder)
         if not is_hub_id(config.base_model_name_or_path) and config.base_model_name_or_path != EMBEDDED:
             model.config.base_model_name_or_path = None  # a folder's place is nobody's business
         model.save_pretrained(scratch, include_backbone=True)
     if remote_code:
         content = json.loads(((scratch if include_backbone else folder) / CONFIG_FILE).read_text(encoding="utf-8"))
-        write_json(scratch / CONFIG_FILE, {**content, "auto_map": AUTO_MAP})
-        files |= {file.name: file for file in code_files()}
+        write_json(scratch / CONFIG_FILE, {**content, "auto_map": auto_map(model_class)})
+        files |= {file.name: file for file in code_files(model_class)}
     state, manifest = load_state(folder), load_manifest(folder)
     card = card_of(folder, repo_id=repo_id, standalone=standalone, remote_code=remote_code)
     (scratch / CARD_FILE).write_text(card, encoding="utf-8")
@@ -151,11 +148,17 @@ def stage(folder: Path, repo_id: str, scratch: Path, include_backbone: bool, rem
     return StagedTask(index, files, title, shown, state.get("continued_from"))
 
 
-def code_files() -> list[Path]:
+def auto_map(model_class: type[IncrementalClassifier]) -> dict[str, str]:
+    """Where transformers' Auto classes find a model's code beside its config."""
+    classes = {"AutoConfig": model_class.config_class, "AutoModelForImageClassification": model_class}
+    return {auto: f"{kind.__module__.split('.')[-1]}.{kind.__name__}" for auto, kind in classes.items()}
+
+
+def code_files(model_class: type[IncrementalClassifier]) -> list[Path]:
     """The source files that a model needs to be loaded without smope_hf."""
     here = Path(__file__).parent
     found = set()
-    for name in {reference.split(".")[0] for reference in AUTO_MAP.values()}:
+    for name in {reference.split(".")[0] for reference in auto_map(model_class).values()}:
         found |= {str(here / f"{name}.py"), *get_relative_import_files(here / f"{name}.py")}
     return sorted(map(Path, found))
 
@@ -208,9 +211,10 @@ class CheckpointSource:
     name: str
     commit: str | None
 
-    def load_model(self, **options) -> SMoPEForImageClassification:
+    def load_model(self, **options) -> IncrementalClassifier:
         """The model; options as for `from_pretrained`."""
-        return SMoPEForImageClassification.from_pretrained(self.name, revision=self.commit, **options)
+        model_class = MODEL_CLASSES[config_of(self.folder).model_type]
+        return model_class.from_pretrained(self.name, revision=self.commit, **options)
 
     def __str__(self) -> str:
         return self.name if self.commit is None else f"{self.name} at commit {self.commit[:12]}"

@@ -10,13 +10,19 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from .accuracy_matrix import AccuracyMatrix
 from .backbones import EMBEDDED
-from .configuration_smope import SMoPEConfig
+from .configuration_incremental import IncrementalConfig
 from .metrics import metrics_where_measured
 from .plots import plot_accuracy_matrix
+from .prompt_methods import PROMPT_METHODS
+from .registry import config_of
 from .safe_json import read_json
 
 PICTURE = "accuracy_matrix.png"
 TAGS = ["smope", "continual-learning", "class-incremental-learning", "prompt-tuning", "mixture-of-experts"]
+METHOD_NAMES = {
+    "ncm": "Nearest class mean", "lda": "LDA", "linear": "Linear head", "finetune": "Fine-tuning", "ovor": "OVOR",
+    "l2p": "Deep L2P++", "dualprompt": "DualPrompt", "coda-prompt": "CODA-Prompt",
+}  # fmt: skip
 RESULTS = {
     "final_average_accuracy": "Final average accuracy (FAA)",
     "cumulative_average_accuracy": "Cumulative average accuracy (CAA)",
@@ -41,15 +47,17 @@ def card_of(folder: Path, **options) -> str:
         folder: holds config.json, trainer_state.json, manifest.json and routing.json.
         **options: as for `build_card`.
     """
-    contents = [read_json(folder / name) for name in ("trainer_state.json", "manifest.json", "routing.json")]
-    return build_card(SMoPEConfig.from_pretrained(folder), *contents, **options)
+    state, manifest = read_json(folder / "trainer_state.json"), read_json(folder / "manifest.json")
+    report = folder / "routing.json"
+    routing = read_json(report) if report.is_file() else None
+    return build_card(config_of(folder), state, manifest, routing, **options)
 
 
 def build_card(
-    config: SMoPEConfig,
+    config: IncrementalConfig,
     state: dict,
     manifest: dict,
-    routing: dict,
+    routing: dict | None,
     *,
     repo_id: str | None = None,
     standalone: bool | None = None,
@@ -61,7 +69,7 @@ def build_card(
         config: the model's config.
         state: content of trainer_state.json.
         manifest: of the tasks learned so far.
-        routing: content of routing.json.
+        routing: content of routing.json; None for a model without experts.
         repo_id: the repository it goes to; default none yet.
         standalone: whether the backbone is in the checkpoint; default where the config names no base model.
         remote_code: whether the model's code is in the repository.
@@ -70,7 +78,8 @@ def build_card(
     metrics = metrics_where_measured(matrix)
     base, num_tasks = config.base_model_name_or_path, len(config.tasks)
     on_hub = is_hub_id(base)
-    title = f"SMoPE after task {num_tasks}: {config.num_labels} classes"
+    name = method_name(config)
+    title = f"{name} after task {num_tasks}: {config.num_labels} classes"
     sources = _hub_datasets(manifest)
     data = ModelCardData(
         library_name="smope_hf",
@@ -90,6 +99,8 @@ def build_card(
         data,
         template_str=resources.files(__package__).joinpath("model_card_template.md").read_text(encoding="utf-8"),
         title=title,
+        method=name,
+        is_smope=config.model_type == "smope",
         backbone=_describe_backbone(config, on_hub),
         num_tasks=num_tasks,
         num_classes=config.num_labels,
@@ -111,8 +122,8 @@ def build_card(
         protocol=json.dumps(protocol, indent=2, ensure_ascii=False),
         experts=_describe_experts(config),
         recipe=json.dumps(state["recipe"], indent=2),
-        routing=config.routing,
-        dead_percent=f"{100 * routing['dead_share']:.0f}",
+        routing=routing,
+        dead_percent=None if routing is None else f"{100 * routing['dead_share']:.0f}",
         versions=", ".join(f"{name} {state['versions'].get(name, '?')}" for name in SHOWN_VERSIONS),
     ).content
 
@@ -128,7 +139,7 @@ def is_hub_id(name: str | None) -> bool:
     return True
 
 
-def _describe_backbone(config: SMoPEConfig, on_hub: bool) -> str:
+def _describe_backbone(config: IncrementalConfig, on_hub: bool) -> str:
     base = config.base_model_name_or_path
     if base == EMBEDDED:
         return "`embedded`, the small ViT that comes with smope_hf"
@@ -138,8 +149,18 @@ def _describe_backbone(config: SMoPEConfig, on_hub: bool) -> str:
     return f"`{base}`{revision}"
 
 
-def _describe_experts(config: SMoPEConfig) -> str:
-    layers = ", ".join(map(str, config.prompt_layers))
+def method_name(config: IncrementalConfig) -> str:
+    """Name of a model's method, as tables and titles have it."""
+    if config.model_type != "smope":
+        return METHOD_NAMES[config.method]
+    return "SMoPE" if config.top_k < config.num_experts else "One prompt"
+
+
+def _describe_experts(config: IncrementalConfig) -> str:
+    layers = ", ".join(map(str, config.prompt_layers)) or "no layer"
+    if config.model_type != "smope":
+        settings = json.dumps({**PROMPT_METHODS[config.method].defaults, **(config.settings or {})})
+        return f"{METHOD_NAMES[config.method]}: prompts in {layers}, settings `{settings}`, {config.pooling} pooling."
     return (
         f"{config.num_experts} experts per head in layers {layers}, of which an image switches on {config.top_k}; "
         f"noise_epsilon {config.noise_epsilon}, router_loss_coef {config.router_loss_coef}, prototype_loss_coef "

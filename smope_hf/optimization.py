@@ -5,16 +5,16 @@ import math
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from .modeling_smope import SMoPEForImageClassification
+from .modeling_incremental import IncrementalClassifier
 from .training_args import ContinualTrainingArguments
 
 
-def build_optimizer(model: SMoPEForImageClassification, args: ContinualTrainingArguments) -> torch.optim.AdamW:
+def build_optimizer(model: IncrementalClassifier, args: ContinualTrainingArguments) -> torch.optim.AdamW:
     """A fresh AdamW: the head at `learning_rate`, the prefix experts at `prefix_lr_multiplier` times that."""
     head, prefix = args.learning_rate, args.learning_rate * args.prefix_lr_multiplier
     return torch.optim.AdamW(
         [
-            {"params": list(model.prefix_experts.parameters()), "lr": prefix, "name": "prefix"},
+            {"params": model.prompt_parameters(), "lr": prefix, "name": "prefix"},
             {"params": list(model.classifier.parameters()), "lr": head, "name": "head"},
         ],
         weight_decay=args.weight_decay,

@@ -8,10 +8,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import resolve_revision
 
-from .backbones import build_backbone, head_shape, load_backbone, weights_fingerprint
+from .backbones import build_backbone, load_backbone, weights_fingerprint
 from .checkpoint_guard import (
     build_on_meta,
-    check_adapter,
     check_adapter_values,
     check_backbone_shapes,
     check_depth,
@@ -40,7 +39,7 @@ class AdapterCheckpointMixin:
         Raises:
             ValueError: for `include_backbone=False` on a backbone that has no name to load it by.
         """
-        named = self.config.base_model_name_or_path is not None
+        named = self.config.base_model_name_or_path is not None and not self.trains_backbone
         if include_backbone is None:
             include_backbone = not named
         if not include_backbone and not named:
@@ -52,6 +51,15 @@ class AdapterCheckpointMixin:
         if not include_backbone:
             state_dict = {name: value for name, value in state_dict.items() if not name.startswith(BACKBONE_PREFIX)}
         super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
+
+    @classmethod
+    def check_own_weights(cls, header: dict, config, file):
+        """Check names, types and shapes of all tensors but the backbone's, from the headers alone.
+
+        Raises:
+            ValueError: naming the tensor, the config's field, and both values.
+        """
+        raise NotImplementedError
 
     @classmethod
     def from_pretrained(
@@ -83,9 +91,9 @@ class AdapterCheckpointMixin:
         )
         use_safetensors = kwargs.pop("use_safetensors", None) is not False
         if not isinstance(config, PreTrainedConfig):
-            fields = {key: kwargs.pop(key) for key in list(kwargs) if key in cls.config_class.__annotations__}
+            fields = {key: kwargs.pop(key) for key in list(kwargs) if key in cls.config_class.own_fields()}
             config = _read_config(cls.config_class, config or name, revision, where, fields)
-        weights = _read_weights(name, revision, where, config)
+        weights = _read_weights(cls, name, revision, where, config)
         if not any(key.startswith(BACKBONE_PREFIX) for key in weights):
             base = _load_base(config, name, backbone, use_safetensors, hub)
             weights.update({BACKBONE_PREFIX + key: value for key, value in base.state_dict().items()})
@@ -108,7 +116,7 @@ def _read_config(config_class, name, revision, where: dict, fields: dict):
     return read_config(config_class, path, fields)
 
 
-def _read_weights(name, revision, where: dict, config) -> dict[str, torch.Tensor]:
+def _read_weights(cls, name, revision, where: dict, config) -> dict[str, torch.Tensor]:
     """The tensors of a checkpoint, once their names, types and shapes fit the config."""
     paths = find_weights(name, revision, where)
     if not paths:
@@ -121,8 +129,7 @@ def _read_weights(name, revision, where: dict, config) -> dict[str, torch.Tensor
         )
     header = read_headers(paths)
     own = {key: entry for key, entry in header.items() if not key.startswith(BACKBONE_PREFIX)}
-    check_depth(len(config.prompt_layers), len(own), paths[0], "the number of prompt_layers")
-    check_adapter(own, config, head_shape(config.backbone_config), paths[0])
+    cls.check_own_weights(own, config, paths[0])
     if len(own) < len(header):
         backbone = {key: entry for key, entry in header.items() if key.startswith(BACKBONE_PREFIX)}
         _check_standalone(backbone, config.backbone_config, paths[0])

@@ -9,13 +9,10 @@ from torch import Tensor
 
 from .accuracy_matrix import AccuracyMatrix
 from .alignment import ClassStatistics
-from .configuration_smope import SMoPEConfig
+from .configuration_incremental import IncrementalConfig
 
 PACKAGES = ("smope_hf", "torch", "transformers", "datasets", "accelerate", "numpy", "pillow")
-MODEL_FIELDS = (
-    "base_model_fingerprint", "prompt_layers", "num_experts", "top_k", "noise_epsilon", "router_loss_coef",
-    "prototype_loss_coef", "routing", "pooling",
-)  # fmt: skip
+GROWING = {"backbone_config", "base_model_name_or_path", "base_model_revision", "tasks", "output_router_scores"}
 
 
 @dataclass
@@ -49,7 +46,12 @@ class RunState:
 
 
 def check_same_run(
-    folder: Path, saved: dict, recipe: dict, protocol_hash: str, saved_config: SMoPEConfig, config: SMoPEConfig
+    folder: Path,
+    saved: dict,
+    recipe: dict,
+    protocol_hash: str,
+    saved_config: IncrementalConfig,
+    config: IncrementalConfig,
 ):
     """Refuse to go on with a run under other settings, on other tasks or with another model.
 
@@ -61,8 +63,8 @@ def check_same_run(
         for name in sorted({*recipe, *saved["recipe"]})
         if saved["recipe"].get(name) != recipe.get(name)
     ]
-    for name in MODEL_FIELDS:
-        before, now = getattr(saved_config, name), getattr(config, name)
+    for name in sorted(config.own_fields() - GROWING):
+        before, now = getattr(saved_config, name, None), getattr(config, name)
         if before != now:
             different.append(f"{name} was {before!r} and is {now!r}")
     if saved["protocol_hash"] != protocol_hash:

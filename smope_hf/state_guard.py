@@ -29,7 +29,6 @@ def read_statistics(folder: Path, name: str, config, heads: int) -> dict[str, Te
     """
     file = inside(folder, folder / name)
     header = read_header(file)
-    tasks = len(config.tasks)
     classes, features = ("the number of classes", config.num_labels), ("hidden_size", config.hidden_size)
     expected = {
         "mean": (FLOATING, (classes, features)),
@@ -37,21 +36,21 @@ def read_statistics(folder: Path, name: str, config, heads: int) -> dict[str, Te
         "count": (INTEGER, (classes,)),
         "scatter": (FLOATING, (features, features)),
     }
-    layers = ("the number of prompt_layers", len(config.prompt_layers))
-    usage = (
-        ("the number of tasks", tasks),
-        layers,
-        ("num_attention_heads", heads),
-        ("num_experts", config.num_experts),
-    )
-    expected["usage_by_task"] = (INTEGER, usage)
+    lowest = {"variance": 0, "count": 1}
+    if config.model_type == "smope":
+        layers, experts = (
+            ("the number of prompt_layers", len(config.prompt_layers)),
+            ("num_experts", config.num_experts),
+        )
+        usage = (("the number of tasks", len(config.tasks)), layers, ("num_attention_heads", heads), experts)
+        expected["usage_by_task"], lowest["usage_by_task"] = (INTEGER, usage), 0
     check_shapes(header, expected, file)
     tensors = {name: tensor.clone() for name, tensor in read_tensors([file]).items()}  # not bound to the file
     for tensor in ("mean", "variance", "scatter"):
         _require(file, tensor, "NaN or infinity", bool(tensors[tensor].isfinite().all()), "finite numbers")
-    for tensor, lowest in (("variance", 0), ("count", 1), ("usage_by_task", 0)):
-        smallest = tensors[tensor].min().item() if tensors[tensor].numel() else lowest
-        _require(file, tensor, smallest, smallest >= lowest, f"at least {lowest}")
+    for tensor, least in lowest.items():
+        smallest = tensors[tensor].min().item() if tensors[tensor].numel() else least
+        _require(file, tensor, smallest, smallest >= least, f"at least {least}")
     _check_diagonal(tensors, file)
     return tensors
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from .callbacks import ContinualCallback
 from .continued_stream import ContinuedStream
 from .evaluation import overall_accuracy, predict
 from .metrics import metrics_where_measured
-from .modeling_smope import SMoPEForImageClassification
+from .modeling_incremental import IncrementalClassifier
 from .results import print_results, write_results
 from .run_state import RunState, check_same_run, versions
 from .seeding import derive_generator, derive_seed
@@ -51,7 +52,7 @@ class ContinualTrainer(PushesToHub):
 
     def __init__(
         self,
-        model: SMoPEForImageClassification,
+        model: IncrementalClassifier,
         args: ContinualTrainingArguments,
         stream: TaskStream | ContinuedStream,
         image_processor,
@@ -126,17 +127,11 @@ class ContinualTrainer(PushesToHub):
         self.model.to(self.accelerator.device)
         images = self.decoded(task.train)
         with self._timed(seconds, "training"):
-            if task.index == 0 and self.args.warmup_epochs:
-                with self.model.dense_routing():
-                    TrainingPhase(self, task, "dense", self.args.warmup_epochs).run(images)
-            TrainingPhase(self, task, "sparse", self.args.epochs).run(images)
+            self._train_on(task, images)
         with self._timed(seconds, "statistics"):
             self._take_statistics(task, images)
         with self._timed(seconds, "alignment"):
-            if task.index > 0:
-                generator = derive_generator(self.args.seed, "alignment", task.index)
-                head, old = self.model.classifier, task.class_ids.start
-                align_classifier(head, self.state.statistics, old, self.args, generator)
+            self._align(task)
         with self._timed(seconds, "evaluation"):
             self.state.matrix.add_row(self._accuracies(), partial=self.num_known > 0)
         if self.args.save_checkpoints:
@@ -146,6 +141,25 @@ class ContinualTrainer(PushesToHub):
             with self._timed(seconds, "pushing"):
                 self.push_what_is_saved()
         self.notify("on_task_end", task)
+
+    def _train_on(self, task: Task, images: DecodedImages):
+        """All phases of a task; none for a method that trains nothing."""
+        if self.model.closed_form is not None:
+            return
+        warm_up = self.model.warm_up() if task.index == 0 and self.args.warmup_epochs else None
+        if warm_up is not None:
+            with warm_up:
+                TrainingPhase(self, task, "dense", self.args.warmup_epochs).run(images)
+        TrainingPhase(self, task, "sparse", self.args.epochs).run(images)
+
+    def _align(self, task: Task):
+        """Set the head from the class statistics: from the second task on, or always where nothing is trained."""
+        head, statistics, closed_form = self.model.classifier, self.state.statistics, self.model.closed_form
+        if closed_form is not None:
+            align_classifier(head, statistics, task.class_ids.start, replace(self.args, alignment=closed_form), None)
+        elif task.index > 0:
+            generator = derive_generator(self.args.seed, "alignment", task.index)
+            align_classifier(head, statistics, task.class_ids.start, self.args, generator)
 
     def _finish(self, manifest: dict) -> dict:
         content = {"metrics": metrics_where_measured(self.state.matrix, self._test_counts())}
@@ -174,7 +188,8 @@ class ContinualTrainer(PushesToHub):
         crops = None
         if args.statistics == "train":
             crops = self.augment.draw(len(images), derive_generator(args.seed, "statistics", task.index))
-        before = self._usage()
+        wanted = {"output_router_scores": True} if self.model.records_usage else {}
+        before = self._usage() if self.model.records_usage else None
         accumulator = StatisticsAccumulator(len(task.class_names), self.model.config.hidden_size, device)
         batches = GlobalBatches(images, args.eval_batch_size, self.accelerator, args.dataloader_num_workers)
         with self.model.raw_routing():
@@ -182,13 +197,16 @@ class ContinualTrainer(PushesToHub):
                 pixels = pixels.to(device)
                 pixels = self.normalize(pixels if crops is None else self.augment(pixels, crops[rows]))
                 with self.accelerator.autocast():
-                    output = self.model(pixels, output_router_scores=True)
-                together = [output.pooled_output.float(), labels.to(device), *output.router_scores]
+                    output = self.model(pixels, **wanted)
+                scores = output.router_scores if self.model.records_usage else ()
+                together = [output.pooled_output.float(), labels.to(device), *scores]
                 features, labels, *scores = (gather_rows(self.accelerator, rows, batch_size) for rows in together)
                 accumulator.update(features, labels - task.class_ids.start)
-                self.model.update_usage(scores)
+                if scores:
+                    self.model.update_usage(scores)
         self.state.statistics = self.state.statistics.joined(accumulator.result())
-        self.state.usage_history.append(self._usage() - before)
+        if self.model.records_usage:
+            self.state.usage_history.append(self._usage() - before)
 
     def _usage(self) -> Tensor:
         return torch.stack([experts.usage_counts.cpu() for experts in self.model.prefix_experts])  # (L, H, E)
@@ -268,9 +286,9 @@ class ContinualTrainer(PushesToHub):
 
     def _resume_from(self, folder: Path, manifest: dict):
         saved = checkpoint.load_state(folder)
-        model = SMoPEForImageClassification.from_pretrained(
+        model = type(self.model).from_pretrained(
             folder,
-            backbone=self.model.backbone,
+            backbone=None if self.model.trains_backbone else self.model.backbone,
             dtype=self.model.dtype,
             attn_implementation=self.model.config._attn_implementation,
         )

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-ALIGNMENTS = ("none", "gaussian", "gaussian-full", "lda")
+ALIGNMENTS = ("none", "gaussian", "gaussian-full", "lda", "ncm")
 
 
 def _setting(default, text: str, choices: tuple[str, ...] | None = None):

@@ -10,8 +10,6 @@ from .optimization import build_optimizer, build_schedule
 from .seeding import derive_generator
 from .tasks import Task
 
-LOSSES = ("loss", "cross_entropy", "router_loss", "prototype_loss")
-
 
 class TrainingDivergedError(RuntimeError):
     """The training loss is not finite."""
@@ -29,7 +27,7 @@ class TrainingPhase:
 
     def __init__(self, trainer, task: Task, name: str, epochs: int):
         self.trainer, self.task, self.name, self.epochs = trainer, task, name, epochs
-        self.args, self.accelerator = trainer.args, trainer.accelerator
+        self.args, self.accelerator, self.names = trainer.args, trainer.accelerator, trainer.model.losses
 
     def run(self, images: DecodedImages):
         """Train, and leave the trainer's model in evaluation mode.
@@ -44,7 +42,7 @@ class TrainingPhase:
         trainer.model.train()
         model, optimizer = self.accelerator.prepare(trainer.model, build_optimizer(trainer.model, args))
         schedule = build_schedule(optimizer, args, self.epochs, len(batches))
-        history = torch.zeros(self.epochs * len(batches), len(LOSSES), device=self.accelerator.device)
+        history = torch.zeros(self.epochs * len(batches), len(self.names), device=self.accelerator.device)
         bar = trainer.bar(len(history), f"task {self.task.index + 1}/{len(trainer.stream)} {self.name}")
         for epoch in range(self.epochs):
             purpose = (self.task.index, self.name, epoch)
@@ -65,7 +63,7 @@ class TrainingPhase:
         images, labels, rows, batch_size = batch
         trainer, device = self.trainer, self.accelerator.device
         parts = min(self.args.gradient_accumulation_steps, len(rows))
-        losses = torch.zeros(len(LOSSES), device=device)
+        losses = torch.zeros(len(self.names), device=device)
         for index, part in enumerate(torch.arange(len(rows)).tensor_split(parts)):
             # the mean over the global batch, also where processes or parts have unequal shares of it
             weight = share * len(part) / len(rows) * self.accelerator.num_processes / batch_size
@@ -75,7 +73,7 @@ class TrainingPhase:
                 with self.accelerator.autocast():
                     output = model(pixels, labels=labels[part].to(device, non_blocking=True))
                 self.accelerator.backward(output.loss * weight)
-            losses += weight * torch.stack([output[name].detach().float() for name in LOSSES])
+            losses += weight * torch.stack([output[name].detach().float() for name in self.names])
         if self.args.max_grad_norm is not None:
             self.accelerator.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
         optimizer.step()
@@ -95,7 +93,7 @@ class TrainingPhase:
                 f"The loss of task {self.task.index + 1} is not finite at step {step} of its {self.name} phase. "
                 f"{last}. Lower learning_rate (now {self.args.learning_rate}) or set max_grad_norm."
             )
-        means = dict(zip(LOSSES, recent.mean(dim=0).tolist(), strict=True))
+        means = dict(zip(self.names, recent.mean(dim=0).tolist(), strict=True))
         bar.set_postfix(loss=f"{means['loss']:.3f}")
         self.trainer.logged_steps += len(recent)
         if self.args.report_to != "none":

@@ -1,0 +1,50 @@
+"""Configuration of a rival of SMoPE."""
+
+from huggingface_hub.dataclasses import strict
+
+from .configuration_incremental import IncrementalConfig
+from .prompt_methods import PROMPT_METHODS
+
+MAX_SETTING = 2**16
+
+
+@strict
+class PromptedConfig(IncrementalConfig):
+    r"""Configuration of [`PromptedForImageClassification`]: a frozen ViT and a prompt method from the literature.
+
+    Args:
+        method: a name in `smope_hf.prompt_methods.PROMPT_METHODS`.
+        settings: the method's own, such as its prompts' length; those not given are as published.
+
+    The other fields are those of [`IncrementalConfig`]; `prompt_layers` are by default the method's own.
+
+    Raises:
+        ValueError: for a value outside what is allowed; the message names the field, the value and what is allowed.
+    """
+
+    model_type = "smope_prompted"
+    keys_to_ignore_at_inference = ["cross_entropy", "method_loss", "pooled_output", "hidden_states", "attentions"]
+
+    method: str = "linear"
+    settings: dict[str, float | int] | None = None
+
+    def default_layers(self) -> list[int]:
+        layers = PROMPT_METHODS[self.method].layers if self.method in PROMPT_METHODS else ()
+        return [layer for layer in layers if layer < self.backbone_config.num_hidden_layers]
+
+    def validate_method(self):
+        """Check that the method exists and has the settings given."""
+        self.check("method", self.method, self.method in PROMPT_METHODS, f"one of {', '.join(PROMPT_METHODS)}")
+        known = PROMPT_METHODS[self.method].defaults
+        for name, value in (self.settings or {}).items():
+            self.check(f"settings[{name!r}]", value, name in known, f"of {self.method}: {', '.join(known) or 'none'}")
+            whole = isinstance(known[name], int)
+            fits = 0 <= value <= MAX_SETTING and (not whole or (isinstance(value, int) and value >= 1))
+            self.check(
+                f"settings[{name!r}]", value, fits, f"{'a whole number from 1' if whole else 'a number from 0'}"
+            )
+
+    def validate_prompt_layers(self):
+        """Check that every prompt layer exists once; a method without prompts has none."""
+        if self.prompt_layers or PROMPT_METHODS[self.method].layers:
+            super().validate_prompt_layers()

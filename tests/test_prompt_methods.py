@@ -1,0 +1,184 @@
+"""The rivals of SMoPE: each learns, saves, loads, resumes and predicts each image for itself."""
+
+import pytest
+import torch
+from conftest import EXTRA, SIZES, tiny_images
+from runs import assert_same_tensors, read, save_backbone, tiny_args, tiny_stream
+from transformers import CONFIG_MAPPING, ViTImageProcessorPil
+
+from smope_hf import ContinualTrainer, PromptedForImageClassification
+from smope_hf.configuration_prompted import PromptedConfig
+from smope_hf.prompt_methods import PROMPT_METHODS
+
+SETTINGS = {
+    "l2p": {"pool_size": 6, "length": 4, "top_k": 2},
+    "dualprompt": {"general_length": 2, "expert_length": 3},
+    "coda-prompt": {"components_per_task": 3, "length": 4},
+    "ovor": {"general_length": 2, "expert_length": 3},
+}
+METHODS = list(PROMPT_METHODS)
+PROMPTED = list(SETTINGS)
+
+
+def tiny_prompted(method, model_type="vit", num_tasks=2, seed=0, **fields):
+    torch.manual_seed(seed)
+    backbone = CONFIG_MAPPING[model_type](**SIZES, **EXTRA[model_type])
+    config = PromptedConfig(
+        backbone_config=backbone, method=method, settings=SETTINGS.get(method), num_labels=0, **fields
+    )
+    model = PromptedForImageClassification(config)
+    with torch.no_grad():
+        for parameter in model.backbone.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(6)
+    for task in range(num_tasks):
+        model.begin_task([f"class {task}{letter}" for letter in "abc"])
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return save_backbone(tmp_path_factory.mktemp("backbone"))
+
+
+def trainer_of(method, backbone, output_dir, **settings):
+    torch.manual_seed(0)
+    model = PromptedForImageClassification.from_backbone(backbone, method=method, settings=SETTINGS.get(method))
+    args = tiny_args(output_dir, **settings)
+    return ContinualTrainer(model, args, tiny_stream(), ViTImageProcessorPil.from_pretrained(backbone))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_whole_run_saves_and_resumes_bit_for_bit(method, backbone, tmp_path):
+    whole = trainer_of(method, backbone, tmp_path / "whole")
+    content = whole.train()
+    assert 0 <= content["metrics"]["final_average_accuracy"] <= 1
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "whole" / "task-01").rename(tmp_path / "cut" / "task-01")
+    trainer_of(method, backbone, tmp_path / "cut", resume=True).train()
+    assert_same_tensors(tmp_path / "whole" / "task-03", tmp_path / "cut" / "task-03")
+    loaded = PromptedForImageClassification.from_pretrained(tmp_path / "cut" / "task-03").eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(tiny_images()).logits, whole.model(tiny_images()).logits)
+    assert read(tmp_path / "cut" / "task-03", "config.json")["method"] == method
+
+
+@pytest.mark.parametrize("method", PROMPTED)
+def test_an_image_is_predicted_for_itself(method, model_type):
+    """Alone, in any batch and any order; the published L2P lets the batch vote."""
+    model, images = tiny_prompted(method, model_type), tiny_images(6)
+    with torch.no_grad():
+        together = model(images).logits
+        alone = torch.cat([model(image[None]).logits for image in images])
+        reversed_ = model(images.flip(0)).logits.flip(0)
+    torch.testing.assert_close(alone, together, rtol=0, atol=1e-5)
+    torch.testing.assert_close(reversed_, together, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", PROMPTED)
+def test_fused_equals_plain(method, model_type):
+    model, images = tiny_prompted(method, model_type).double(), tiny_images().double()
+    fused = model(images).logits
+    model.set_attn_implementation("eager")
+    torch.testing.assert_close(model(images).logits, fused, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", PROMPTED)
+def test_the_prompt_changes_the_result_and_gets_a_gradient(method):
+    model, images = tiny_prompted(method).train(), tiny_images()
+    output = model(images, labels=torch.tensor([3, 4, 5, 3]))
+    output.loss.backward()
+    trained = model.prompt_parameters()
+    assert trained and all(p.grad is not None and bool(p.grad.any()) for p in trained)
+    assert all(p.grad is None for p in model.backbone.parameters())
+    with torch.no_grad():
+        plain = model.classifier(model.backbone_features(images))
+    assert not torch.allclose(plain, output.logits, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["dualprompt", "coda-prompt"])
+def test_what_earlier_tasks_learned_is_frozen(method):
+    model = tiny_prompted(method, num_tasks=1)
+    before = {name: value.clone() for name, value in model.prompts.state_dict().items() if name.endswith(".0")}
+    model.begin_task(["another"])
+    model.train()(tiny_images(), labels=torch.full((4,), 3)).loss.backward()
+    torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0).step()
+    assert before and all(torch.equal(model.prompts.state_dict()[name], value) for name, value in before.items())
+
+
+def test_new_components_are_orthogonal_to_all_there_are():
+    model = tiny_prompted("coda-prompt", num_tasks=3)
+    for groups in (model.prompts.keys, model.prompts.attention, model.prompts.prompts):
+        rows = torch.cat(list(groups), dim=1)  # (L, 9, W)
+        torch.testing.assert_close(rows @ rows.mT, torch.eye(9).expand(len(rows), -1, -1), rtol=0, atol=1e-4)
+
+
+def test_components_are_weighted_by_the_cosine_of_attended_query_and_key():
+    model = tiny_prompted("coda-prompt")
+    query = torch.randn(2, 32)
+    keys, values = model.prompts.prefixes(1, query)
+    attention, key, prompt = (
+        torch.cat([group[1] for group in groups])
+        for groups in (model.prompts.attention, model.prompts.keys, model.prompts.prompts)
+    )
+    weights = torch.nn.functional.cosine_similarity(query[:, None] * attention, key[None], dim=-1)  # (B, C)
+    expected = torch.einsum("bc,cw->bw", weights, prompt).reshape(2, 2, 2, 2, 16)  # B, kind, P, H, d
+    torch.testing.assert_close(keys, expected[:, 0].transpose(1, 2))
+    torch.testing.assert_close(values, expected[:, 1].transpose(1, 2))
+
+
+def test_l2p_uses_the_prompts_whose_keys_are_nearest():
+    model = tiny_prompted("l2p")
+    query = model.prompts.keys[torch.tensor([4, 1])].detach() * 3
+    keys, _ = model.prompts.prefixes(0, query)
+    assert keys.shape == (2, 2, 2 * 4, 16) and model.prompts.chosen[:, 0].tolist() == [4, 1]
+    first = model.prompts.prompts[0, 4, 0].view(4, 2, 16).transpose(0, 1)  # H, length, d
+    torch.testing.assert_close(keys[0, :, :4], first)
+
+
+def test_dualprompt_takes_the_nearest_tasks_prompt_in_evaluation_and_its_own_in_training():
+    model = tiny_prompted("dualprompt", num_tasks=3)
+    query = torch.stack([model.prompts.keys[1], model.prompts.keys[0]]).detach()
+    model.prompts.prefixes(0, query)
+    keys, _ = model.prompts.prefixes(2, query)
+    expected = [model.prompts.experts[task][0, 0].view(3, 2, 16).transpose(0, 1) for task in (1, 0)]
+    torch.testing.assert_close(keys, torch.stack(expected))
+    model.train()
+    keys, _ = model.prompts.prefixes(2, query)
+    torch.testing.assert_close(keys[0], model.prompts.experts[2][0, 0].view(3, 2, 16).transpose(0, 1))
+
+
+def test_outliers_lie_beyond_the_rim():
+    model = tiny_prompted("ovor")
+    features = torch.randn(12, 32, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(12) % 3
+    found = model.prompts.outliers(features, labels)
+    means = torch.stack([features[labels == index].mean(dim=0) for index in range(3)])
+    assert found.shape == (3, 32)
+    nearest = torch.cdist(found, means).amin(dim=1)
+    assert bool((nearest > (features - means[labels]).norm(dim=-1).median()).all())
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [({"method": "smope"}, "method = 'smope'"), ({"settings": {"pool": 3}}, r"settings\['pool'\]"),
+     ({"settings": {"top_k": 0}}, r"settings\['top_k'\] = 0"), ({"settings": {"length": 2.5}}, "whole number")],
+)  # fmt: skip
+def test_wrong_settings_are_refused_by_name(fields, message):
+    with pytest.raises(Exception, match=message):
+        PromptedConfig(**{"method": "l2p", **fields})
+
+
+VIT_B = {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12}
+PUBLISHED = {"l2p": 4.78, "dualprompt": 1.10, "coda-prompt": 3.99, "ovor": 0.26}  # millions; design.md's table
+
+
+@pytest.mark.parametrize("method", PUBLISHED)
+def test_parameters_match_the_published_table(method):
+    """ViT-B/16, 10 tasks, 200 classes: head and prompts, within 2%."""
+    tasks = [list(range(20 * task, 20 * task + 20)) for task in range(10)]
+    config = PromptedConfig(backbone_config=CONFIG_MAPPING["vit"](**VIT_B), method=method, num_labels=200, tasks=tasks)
+    with torch.device("meta"):
+        model = PromptedForImageClassification(config)
+    own = sum(value.numel() for name, value in model.named_parameters() if not name.startswith("backbone."))
+    assert own / 1e6 == pytest.approx(PUBLISHED[method], rel=0.02)
