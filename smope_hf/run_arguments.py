@@ -12,6 +12,7 @@ import yaml
 
 from .training_args import ContinualTrainingArguments
 
+METHODS = ("smope", "one-prompt", "ncm", "lda", "linear", "finetune", "ovor", "l2p", "dualprompt", "coda-prompt")
 _KINDS = {
     str: ("a text", str),
     int: ("a whole number", int),
@@ -38,8 +39,15 @@ class CheckedArguments:
 
 @dataclass
 class ModelArguments(CheckedArguments):
-    """The backbone and its experts."""
+    """The backbone, the method, and the experts of SMoPE."""
 
+    method: str = field(
+        default="smope",
+        metadata={"choices": list(METHODS), "help": "SMoPE or a rival, each trained and saved in the same way."},
+    )
+    method_settings: str | None = field(
+        default=None, metadata={"help": "Settings of a rival, such as length=8,top_k=3; default as published."}
+    )
     backbone: str = field(
         default="google/vit-base-patch16-224-in21k", metadata={"help": "Hub id, folder, or 'embedded'."}
     )
@@ -78,6 +86,7 @@ class DataArguments(CheckedArguments):
     validation_fraction: float = field(default=0.0, metadata={"help": "Share of train set aside in each task."})
     max_train_samples_per_class: int | None = field(default=None, metadata={"help": "Train on so many at most."})
     max_test_samples_per_class: int | None = field(default=None, metadata={"help": "Test on so many at most."})
+    joint: bool = field(default=False, metadata={"help": "All tasks at once: the upper bound of a comparison."})
     yardsticks: bool = field(default=False, metadata={"help": "Also measure NCM, LDA and a linear head, all frozen."})
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads of torch; default torch's own."})
 
@@ -184,10 +193,11 @@ def build_arguments(values: dict) -> tuple[ModelArguments, DataArguments, Contin
 
 
 def load_stream(data: DataArguments):
-    """The [`TaskStream`] that the arguments describe."""
+    """The [`TaskStream`] that the arguments describe, or its [`JointStream`]."""
+    from .joint_stream import JointStream
     from .tasks import TaskStream
 
-    return TaskStream.load(
+    stream = TaskStream.load(
         data.dataset,
         config_name=data.dataset_config,
         revision=data.dataset_revision,
@@ -202,6 +212,39 @@ def load_stream(data: DataArguments):
         max_train_samples_per_class=data.max_train_samples_per_class,
         max_test_samples_per_class=data.max_test_samples_per_class,
     )
+    return JointStream(stream) if data.joint else stream
+
+
+def method_config(model_args: ModelArguments):
+    """The model class of a method, and the fields of its config.
+
+    Raises:
+        ValueError: for settings that are no `name=number`, or that the method does not have.
+    """
+    from .modeling_prompted import PromptedForImageClassification
+    from .modeling_smope import SMoPEForImageClassification
+
+    settings = {}
+    for part in (model_args.method_settings or "").split(",") if model_args.method_settings else ():
+        name, _, number = part.partition("=")
+        try:
+            settings[name.strip()] = float(number) if "." in number or "e" in number else int(number)
+        except ValueError:
+            raise ValueError(
+                f"ModelArguments.method_settings = {model_args.method_settings!r} is not allowed. Allowed: "
+                "name=number,name=number."
+            ) from None
+    shared = ("prompt_layers", "pooling", "attn_implementation")
+    if model_args.method not in ("smope", "one-prompt"):
+        chosen = {name: getattr(model_args, name) for name in shared}
+        return PromptedForImageClassification, {"method": model_args.method, "settings": settings or None, **chosen}
+    if settings:
+        raise ValueError(f"method_settings are for rivals; --method {model_args.method} has options of its own.")
+    other = ("method", "method_settings", "backbone", "backbone_revision")
+    experts = {name: value for name, value in vars(model_args).items() if name not in other}
+    if model_args.method == "one-prompt":  # SMoPE without sparsity: every expert is always on, nothing is routed
+        experts |= {"top_k": model_args.num_experts, "router_loss_coef": 0.0, "prototype_loss_coef": 0.0}
+    return SMoPEForImageClassification, experts
 
 
 def load_model(model_args: ModelArguments):
@@ -209,12 +252,9 @@ def load_model(model_args: ModelArguments):
     from transformers import AutoImageProcessor
 
     from .backbones import local_name
-    from .modeling_smope import SMoPEForImageClassification
 
-    settings = {name: value for name, value in vars(model_args).items() if not name.startswith("backbone")}
-    model = SMoPEForImageClassification.from_backbone(
-        model_args.backbone, revision=model_args.backbone_revision, **settings
-    )
+    model_class, fields_of_config = method_config(model_args)
+    model = model_class.from_backbone(model_args.backbone, revision=model_args.backbone_revision, **fields_of_config)
     image_processor = AutoImageProcessor.from_pretrained(
         local_name(model_args.backbone), revision=model.config.base_model_revision, backend="pil"
     )
