@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RevisionNotFoundError,
+)
 from huggingface_hub.hf_api import RepoFile
 from transformers.dynamic_module_utils import get_relative_import_files
 
@@ -26,6 +31,7 @@ from .configuration_smope import SMoPEConfig
 from .files import write_json
 from .model_card import PICTURE, card_of, is_hub_id
 from .modeling_smope import SMoPEForImageClassification
+from .safe_json import read_json
 
 CARD_FILE, CONFIG_FILE = "README.md", "config.json"
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
@@ -228,20 +234,27 @@ def find_checkpoint(
 
     Raises:
         OSError: when there is no such checkpoint; the message says what was looked for.
+        ValueError: when one of its JSON files is broken or hostile; the message names the file and the field.
     """
     path = Path(name_or_path).expanduser()
-    if path.is_dir():
-        return _find_folder(path, revision)
+    source = _find_folder(path, revision) if path.is_dir() else _download(name_or_path, revision, token)
+    for file in sorted(source.folder.glob("*.json")):  # before libraries that trust them read them
+        read_json(file)
+    return source
+
+
+def _download(name_or_path: str | Path, revision: str | None, token: str | None) -> CheckpointSource:
     if str(name_or_path).startswith(("/", "./", "../", "~")):
         raise FileNotFoundError(f"{name_or_path} is not a folder. Give a task's or a run's folder, or a Hub id.")
     try:
         folder = snapshot_download(str(name_or_path), revision=revision, allow_patterns=list(FILES), token=token)
+    except RevisionNotFoundError as error:
+        raise OSError(f"{name_or_path} could not be had from the Hub: it has no revision {revision!r}.") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, ValueError) as error:
-        at = f" at revision {revision!r}" if revision else ""
+        reason = str(error).strip().splitlines()[0].rstrip(".")
         raise OSError(
-            f"{str(name_or_path)!r}{at} is no folder here and could not be had from the Hub: "
-            f"{str(error).strip().splitlines()[0]} Check the name and the revision; a private repository needs "
-            "`hf auth login` or HF_TOKEN."
+            f"{str(name_or_path)!r} is no folder here and could not be had from the Hub ({reason}). Check the name; a "
+            "private repository needs `hf auth login` or HF_TOKEN."
         ) from error
     return CheckpointSource(Path(folder), str(name_or_path), Path(folder).name)
 

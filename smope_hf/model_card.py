@@ -69,12 +69,13 @@ def build_card(
     matrix = AccuracyMatrix.from_json(state["accuracy_matrix"])
     metrics = metrics_where_measured(matrix)
     base, num_tasks = config.base_model_name_or_path, len(config.tasks)
+    standalone = base is None if standalone is None else standalone
     on_hub = is_hub_id(base)
     title = f"SMoPE after task {num_tasks}: {config.num_labels} classes"
     sources = _hub_datasets(manifest)
     data = ModelCardData(
         library_name="smope_hf",
-        license="apache-2.0",
+        license="other" if standalone and base != EMBEDDED else "apache-2.0",  # a backbone keeps its own
         pipeline_tag="image-classification",
         tags=TAGS,
         base_model=base if on_hub else None,
@@ -86,35 +87,39 @@ def build_card(
         eval_results=_results(metrics, matrix, manifest, sources) or None,
     )
     protocol = {key: manifest[key] for key in ("name", "seed", "num_classes", "columns", "options")}
-    return ModelCard.from_template(
-        data,
-        template_str=resources.files(__package__).joinpath("model_card_template.md").read_text(encoding="utf-8"),
-        title=title,
-        backbone=_describe_backbone(config, on_hub),
-        num_tasks=num_tasks,
-        num_classes=config.num_labels,
-        datasets=f"`{manifest['name']}`",
-        repo_id=repo_id,
-        location=repo_id or "path/to/this/folder",
-        revision_argument=f', revision="task-{num_tasks:02d}"' if repo_id else "",
-        standalone=base is None if standalone is None else standalone,
-        remote_code=remote_code,
-        continued_from=_origin(state.get("continued_from")),
-        measured=_is_measured(matrix),
-        complete=matrix.is_complete,
-        picture=PICTURE,
-        faa=_percent(metrics["final_average_accuracy"]),
-        caa=_percent(metrics["cumulative_average_accuracy"]),
-        fm=_percent(metrics["forgetting"]),
-        rows=_rows(manifest, matrix),
-        protocol_hash=manifest["protocol_hash"],
-        protocol=json.dumps(protocol, indent=2, ensure_ascii=False),
-        experts=_describe_experts(config),
-        recipe=json.dumps(state["recipe"], indent=2),
-        routing=config.routing,
-        dead_percent=f"{100 * routing['dead_share']:.0f}",
-        versions=", ".join(f"{name} {state['versions'].get(name, '?')}" for name in SHOWN_VERSIONS),
-    ).content
+    return (
+        ModelCard.from_template(
+            data,
+            template_str=resources.files(__package__).joinpath("model_card_template.md").read_text(encoding="utf-8"),
+            title=title,
+            backbone=_describe_backbone(config, on_hub),
+            num_tasks=num_tasks,
+            num_classes=config.num_labels,
+            datasets=_describe_data(manifest["name"]),
+            repo_id=repo_id,
+            location=repo_id or "path/to/this/folder",
+            revision_option=f" --revision task-{num_tasks:02d}" if repo_id else "",
+            revision_argument=f', revision="task-{num_tasks:02d}"' if repo_id else "",
+            standalone=standalone,
+            remote_code=remote_code,
+            continued_from=_origin(state.get("continued_from")),
+            measured=_is_measured(matrix),
+            complete=matrix.is_complete,
+            picture=PICTURE,
+            faa=_percent(metrics["final_average_accuracy"]),
+            caa=_percent(metrics["cumulative_average_accuracy"]),
+            fm=_percent(metrics["forgetting"]),
+            rows=_rows(manifest, matrix),
+            protocol_hash=manifest["protocol_hash"],
+            protocol=json.dumps(protocol, indent=2, ensure_ascii=False),
+            experts=_describe_experts(config),
+            recipe=json.dumps(state["recipe"], indent=2),
+            routing=config.routing,
+            dead_percent=f"{100 * routing['dead_share']:.0f}",
+            versions=", ".join(f"{name} {state['versions'].get(name, '?')}" for name in SHOWN_VERSIONS),
+        ).content.rstrip()
+        + "\n"
+    )
 
 
 def is_hub_id(name: str | None) -> bool:
@@ -126,6 +131,10 @@ def is_hub_id(name: str | None) -> bool:
     except HFValidationError:
         return False
     return True
+
+
+def _describe_data(name: str) -> str:
+    return "scikit-learn's handwritten digits (`embedded`)" if name == EMBEDDED else f"`{name}`"
 
 
 def _describe_backbone(config: SMoPEConfig, on_hub: bool) -> str:

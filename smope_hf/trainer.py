@@ -68,8 +68,8 @@ class ContinualTrainer(PushesToHub):
         self.args, self.stream = args, stream
         if self.saved_tasks() and not args.resume:
             raise FileExistsError(
-                f"{args.output_dir} already holds {len(self.saved_tasks())} learned tasks. Set resume to go on with "
-                "them, or give another output_dir."
+                f"{args.output_dir} already holds learned tasks, up to {self.saved_tasks()[-1].name}. Set resume "
+                "(on a command line --resume) to go on behind them, or give another output_dir."
             )
         self.image_processor = as_trained(image_processor, args.normalization)
         self.callbacks = list(callbacks)

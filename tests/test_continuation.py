@@ -74,7 +74,7 @@ def test_several_tasks_can_be_added_and_an_interruption_changes_nothing(whole, t
 
     with pytest.raises(KeyboardInterrupt):
         attempt(Interrupt, False).train()
-    with pytest.raises(FileExistsError, match="1 learned tasks.*resume"):
+    with pytest.raises(FileExistsError, match="learned tasks, up to task-02.*--resume"):
         attempt(ContinualTrainer, False)
     attempt(ContinualTrainer, True).train()
     for number in (2, 3):
