@@ -33,6 +33,7 @@ from .model_card import PICTURE, card_of, is_hub_id
 from .modeling_smope import SMoPEForImageClassification
 from .safe_json import read_json
 
+MARK = "smope-checkpoint: "  # before the hash in a commit's message
 CARD_FILE, CONFIG_FILE = "README.md", "config.json"
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 PROCESSOR = ("preprocessor_config.json", "processor_config.json")
@@ -55,14 +56,14 @@ class StagedTask:
         files: path in the repository -> file on this machine.
         title: first line of the commit.
         description: the lines below.
-        continued_from: from trainer_state.json, for the first task that a run added to a checkpoint.
+        follows: SHA-256 of the class statistics of the task before; None for the first.
     """
 
     index: int
     files: dict[str, Path]
     title: str
     description: str
-    continued_from: dict | None
+    follows: str | None
 
     @property
     def tag(self) -> str:
@@ -74,7 +75,7 @@ class StagedTask:
         digest = hashlib.sha256()
         for path, file in sorted(self._decisive().items()):
             digest.update(f"{path} {_sha256(file)}\n".encode())
-        return f"smope-checkpoint: {digest.hexdigest()}"
+        return f"{MARK}{digest.hexdigest()}"
 
     def differences(self, remote: dict[str, RepoFile]) -> list[str]:
         """The files that decide what the model is and are not the same there."""
@@ -87,8 +88,8 @@ class StagedTask:
 
 
 def is_decisive(path: str) -> bool:
-    """Whether a file decides what the model is: not so its card, nor its code, which a newer version words anew."""
-    return path not in (CARD_FILE, PICTURE) and not path.endswith(".py")
+    """Whether a file decides what the model is: not those that tell of it or of the run, such as its seconds."""
+    return any(Path(path).match(pattern) for pattern in (CONFIG_FILE, *WEIGHTS, STATISTICS_FILE, *PROCESSOR))
 
 
 def is_checkpoint_file(path: str) -> bool:
@@ -115,14 +116,22 @@ def check_can_be_shared(config, include_backbone: bool, remote_code: bool):
             "remote_code is for machines without smope_hf, but the base model 'embedded' comes with smope_hf. Set "
             "include_backbone too."
         )
-    if base != EMBEDDED and not is_hub_id(base):
+    if base != EMBEDDED and (not is_hub_id(base) or config.base_model_revision is None):  # the Hub's have a commit
         raise ValueError(
             f"The base model is {base!r}, a folder of this machine: nobody else could load the model. Set "
             "include_backbone to push standalone models, or train on a base model of the Hub."
         )
 
 
-def stage(folder: Path, repo_id: str, scratch: Path, include_backbone: bool, remote_code: bool) -> StagedTask:
+def stage(
+    folder: Path,
+    repo_id: str,
+    scratch: Path,
+    include_backbone: bool,
+    remote_code: bool,
+    token: str | None = None,
+    license: str | None = None,
+) -> StagedTask:
     """Prepare a task's folder for the Hub; the folder itself is not changed.
 
     Args:
@@ -131,6 +140,8 @@ def stage(folder: Path, repo_id: str, scratch: Path, include_backbone: bool, rem
         scratch: folder for the files that differ.
         include_backbone: put the backbone into the weights.
         remote_code: add the model's code.
+        token: to load the base model with.
+        license: for the card.
     """
     scratch.mkdir(parents=True)
     files = {path.name: path for path in sorted(folder.iterdir()) if is_checkpoint_file(path.name)}
@@ -138,7 +149,7 @@ def stage(folder: Path, repo_id: str, scratch: Path, include_backbone: bool, rem
     standalone = include_backbone or config.base_model_name_or_path is None
     if include_backbone and config.base_model_name_or_path is not None:
         files = {path: file for path, file in files.items() if not any(Path(path).match(w) for w in WEIGHTS)}
-        model = SMoPEForImageClassification.from_pretrained(folder)
+        model = SMoPEForImageClassification.from_pretrained(folder, **({"token": token} if token else {}))
         if not is_hub_id(config.base_model_name_or_path) and config.base_model_name_or_path != EMBEDDED:
             model.config.base_model_name_or_path = None  # a folder's place is nobody's business
         model.save_pretrained(scratch, include_backbone=True)
@@ -147,14 +158,14 @@ def stage(folder: Path, repo_id: str, scratch: Path, include_backbone: bool, rem
         write_json(scratch / CONFIG_FILE, {**content, "auto_map": AUTO_MAP})
         files |= {file.name: file for file in code_files()}
     state, manifest = load_state(folder), load_manifest(folder)
-    card = card_of(folder, repo_id=repo_id, standalone=standalone, remote_code=remote_code)
+    card = card_of(folder, repo_id=repo_id, standalone=standalone, remote_code=remote_code, license=license)
     (scratch / CARD_FILE).write_text(card, encoding="utf-8")
     files |= {path.name: path for path in sorted(scratch.iterdir()) if is_checkpoint_file(path.name)}
     names = manifest["tasks"][-1]["class_names"]
     shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
     index = task_index(folder.name)
     title = f"Learn task {index + 1}: {len(names)} {'class' if len(names) == 1 else 'classes'}"
-    return StagedTask(index, files, title, shown, state.get("continued_from"))
+    return StagedTask(index, files, title, shown, state["follows"])
 
 
 def code_files() -> list[Path]:

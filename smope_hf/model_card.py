@@ -1,7 +1,9 @@
 """The README.md of a checkpoint, written from what lies in its folder: what really happened in the run."""
 
+import html
 import json
 import os
+import re
 from importlib import resources
 from pathlib import Path
 
@@ -23,7 +25,6 @@ RESULTS = {
     "forgetting": "Forgetting (FM)",
 }
 SHOWN_VERSIONS = ("smope_hf", "torch", "transformers", "python")
-BLANK = {"\n": " ", "\r": " ", "|": "/"}  # what would break a table's row
 
 
 def write_card(folder: Path):
@@ -54,6 +55,7 @@ def build_card(
     repo_id: str | None = None,
     standalone: bool | None = None,
     remote_code: bool = False,
+    license: str | None = None,
 ) -> str:
     """Write the card of a checkpoint.
 
@@ -65,6 +67,7 @@ def build_card(
         repo_id: the repository it goes to; default none yet.
         standalone: whether the backbone is in the checkpoint; default where the config names no base model.
         remote_code: whether the model's code is in the repository.
+        license: of the model. Default: none is claimed, but for the embedded backbone its own.
     """
     matrix = AccuracyMatrix.from_json(state["accuracy_matrix"])
     metrics = metrics_where_measured(matrix)
@@ -75,7 +78,7 @@ def build_card(
     sources = _hub_datasets(manifest)
     data = ModelCardData(
         library_name="smope_hf",
-        license="other" if standalone and base != EMBEDDED else "apache-2.0",  # a backbone keeps its own
+        license=license or ("apache-2.0" if base == EMBEDDED else None),
         pipeline_tag="image-classification",
         tags=TAGS,
         base_model=base if on_hub else None,
@@ -103,6 +106,7 @@ def build_card(
             standalone=standalone,
             remote_code=remote_code,
             continued_from=_origin(state.get("continued_from")),
+            first_tag=f"task-{(state.get('continued_from') or {}).get('num_tasks', 0) + 1:02d}",
             measured=_is_measured(matrix),
             complete=matrix.is_complete,
             picture=PICTURE,
@@ -183,13 +187,18 @@ def _rows(manifest: dict, matrix: AccuracyMatrix) -> list[dict]:
     return [
         {
             "task": task["index"] + 1,
-            "classes": ", ".join(name.translate(str.maketrans(BLANK)) for name in task["class_names"]),
+            "classes": ", ".join(map(_as_text, task["class_names"])),
             "train": task["train"]["num_samples"],
             "test": 0 if task["test"] is None else task["test"]["num_samples"],
             "accuracy": _percent(accuracy),
         }
         for task, accuracy in zip(manifest["tasks"], last, strict=True)
     ]
+
+
+def _as_text(name: str) -> str:
+    """A class's name as Markdown shows it, whatever is in it."""
+    return re.sub(r"([\\`*_{}\[\]|])", r"\\\1", html.escape(" ".join(name.split()), quote=False))
 
 
 def _percent(fraction: float | None) -> str:

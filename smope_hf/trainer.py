@@ -22,7 +22,7 @@ from .continued_stream import ContinuedStream
 from .evaluation import overall_accuracy, predict
 from .metrics import metrics_where_measured
 from .modeling_smope import SMoPEForImageClassification
-from .results import print_results, write_results
+from .results import keep_results, print_results, write_results
 from .run_state import RunState, check_same_run, versions
 from .seeding import derive_generator, derive_seed
 from .task_manifest import first_tasks
@@ -158,6 +158,8 @@ class ContinualTrainer(PushesToHub):
                 "recipe": self.args.recipe(),
                 "versions": versions(),
             }
+            if self.num_known:
+                keep_results(self.args.output_dir, self.num_known)
             content = write_results(
                 self.args.output_dir, self.state.matrix, self._test_counts(), manifest, details, self.yardsticks
             )
@@ -243,6 +245,7 @@ class ContinualTrainer(PushesToHub):
                 "seconds_by_task": self.state.seconds,
                 "logged_steps": self.logged_steps,
                 "continued_from": self.state.continued_from,
+                "follows": self.state.follows,
                 "versions": versions(),
             }
             learned = first_tasks(manifest, task.index + 1)
@@ -250,6 +253,7 @@ class ContinualTrainer(PushesToHub):
             checkpoint.save_task(
                 folder, self.model, self.image_processor, self.state.statistics, history, state, learned
             )
+            self.state.follows = checkpoint.statistics_hash(folder)
         self.accelerator.wait_for_everyone()
 
     def saved_tasks(self) -> list[Path]:
@@ -257,14 +261,14 @@ class ContinualTrainer(PushesToHub):
         return checkpoint.saved_tasks(self.args.output_dir, self.num_known)
 
     def _prepare_output(self, manifest: dict):
-        if self.accelerator.is_main_process:
-            Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
-            checkpoint.remove_partial(self.args.output_dir)
         saved = self.saved_tasks()
         if saved:
             self._resume_from(saved[-1], manifest)
         if self.args.push_to_hub:
             self.open_hub()
+        if self.accelerator.is_main_process:
+            Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
+            checkpoint.remove_partial(self.args.output_dir)
 
     def _resume_from(self, folder: Path, manifest: dict):
         saved = checkpoint.load_state(folder)
@@ -278,6 +282,7 @@ class ContinualTrainer(PushesToHub):
         statistics, usage_history = checkpoint.load_statistics(folder)
         self.model = model.to(self.accelerator.device)
         self.state = RunState.from_saved(saved, statistics, usage_history)
+        self.state.follows = checkpoint.statistics_hash(folder)
         self.logged_steps = saved["logged_steps"]
         self.accelerator.print(f"Resuming behind {folder}: {len(model.config.tasks)} tasks are learned.")
 
