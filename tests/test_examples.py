@@ -54,5 +54,5 @@ def test_the_story_of_three_people_and_two_repositories(tmp_path):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "alice/digits has 4 commits and the tags task-01, task-02, task-03" in done.stdout
     assert "bob/digits has 2 commits and the tags task-03" in done.stdout
-    knows = [line for line in done.stdout.splitlines() if " knows " in line]
+    knows = [line for line in done.stdout.splitlines() if " knows " in line and not line.startswith(" ")]
     assert [line.count(",") for line in knows] == [3, 5, 5] and "nine" in knows[2].partition(";")[0]
