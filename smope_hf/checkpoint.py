@@ -1,5 +1,6 @@
 """The folder of one task: written whole or not at all, read from safetensors and JSON alone (design.md, section 4)."""
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -37,20 +38,27 @@ def task_folder(output_dir: str | os.PathLike, index: int) -> Path:
 
 
 def saved_tasks(output_dir: str | os.PathLike, first: int | None = None) -> list[Path]:
-    """The task folders of a run, in order, up to the first gap.
+    """The task folders of a run, in order.
 
     Args:
         output_dir: folder of the run.
         first: index of the task to begin with. Default: the first one there is; a run that went on from another
             one's checkpoint has no task-01.
+
+    Raises:
+        ValueError: when a task is missing between two that are there.
     """
-    if first is None:
-        indices = [task_index(path.parent.name) for path in Path(output_dir).glob(f"task-*/{STATE_FILE}")]
-        first = min((index for index in indices if index is not None), default=0)
-    found = []
-    while (task_folder(output_dir, first + len(found)) / STATE_FILE).is_file():
-        found.append(task_folder(output_dir, first + len(found)))
-    return found
+    found = [task_index(path.parent.name) for path in Path(output_dir).glob(f"task-*/{STATE_FILE}")]
+    indices = sorted(index for index in found if index is not None and index >= (first or 0))
+    start = first if first is not None else min(indices, default=0)
+    for expected, index in enumerate(indices, start):
+        if index != expected:
+            missing, there = (task_folder("", number).name for number in (expected, index))
+            raise ValueError(
+                f"{output_dir} holds {there}, but not {missing} before it. Put that folder back, or move the later "
+                "ones away if the run is to go on without them."
+            )
+    return [task_folder(output_dir, index) for index in indices]
 
 
 def task_index(name: str) -> int | None:
@@ -186,6 +194,12 @@ def load_statistics(folder: Path) -> tuple[ClassStatistics, list[Tensor]]:
     tensors = read_statistics(Path(folder), STATISTICS_FILE, config, heads)
     usage = list(tensors.pop("usage_by_task", ()))
     return ClassStatistics(**tensors), usage
+
+
+def statistics_hash(folder: Path) -> str:
+    """SHA-256 of a checkpoint's class statistics: no two runs have the same."""
+    with open(folder / STATISTICS_FILE, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_state(folder: Path) -> dict:

@@ -12,7 +12,7 @@ from .training_args import ContinualTrainingArguments
 SETTINGS = (
     "seed", "epochs", "batch_size", "eval_batch_size", "learning_rate", "crop_scale", "crop_ratio",
     "flip_probability", "alignment", "mixed_precision", "image_cache_gib", "dataloader_num_workers", "resume",
-    "hub_private_repo", "hub_include_backbone", "hub_remote_code",
+    "hub_private_repo", "hub_include_backbone", "hub_remote_code", "hub_license",
 )  # fmt: skip
 
 
@@ -62,8 +62,11 @@ def add_classes(
     settings = {"disable_progress": not sys.stderr.isatty(), **given(options, ContinualTrainingArguments)}
     settings |= {"push_to_hub": push is not None, "hub_model_id": push}
     columns = {"image_column": image_column, "label_column": label_column}
-    if classes:
-        tasks = {"class_lists": [[name.strip() for name in classes.split(",")]]}
+    if classes is not None:
+        names = [name.strip() for name in classes.split(",")]
+        if not all(names):
+            raise ValueError(f"--classes {classes!r} has an empty name; give names separated by single commas")
+        tasks = {"class_lists": [names]}
     else:
         tasks = {"num_tasks": 1, "shuffle_classes": False}
     stream = TaskStream.load(data, **tasks, **columns, test_fraction=test_fraction, allow_no_test=test_fraction == 0)

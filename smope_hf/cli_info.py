@@ -22,10 +22,11 @@ def info(
       smope info runs/cifar100
       smope info me/my-model --revision task-02 --json
     """
-    from .cli_common import print_json
+    from .cli_common import be_quiet, print_json
     from .cli_inspect import describe_checkpoint, describe_run
     from .hub import find_checkpoint
 
+    be_quiet()
     checkpoint = find_checkpoint(model, revision)
     report = {"model": str(checkpoint), "revision": revision, **describe_checkpoint(checkpoint.folder)}
     run = Path(model).expanduser()

@@ -31,6 +31,10 @@ LabelColumn = Annotated[str | None, typer.Option(metavar="NAME", help="Default: 
 class Command(TyperCommand):
     """A command whose help page has its options in panels of two columns."""
 
+    def collect_usage_pieces(self, ctx):
+        """Arguments without the braces that typer puts around a metavar."""
+        return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]
+
     def format_options(self, ctx, formatter):
         panels: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):

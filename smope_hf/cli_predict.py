@@ -36,7 +36,7 @@ def predict(
     if bad and not skip_bad:
         path, reason = bad[0]
         more = "" if len(bad) == 1 else f" and {len(bad) - 1} more images"
-        raise ValueError(f"{path}{more} cannot be read: {reason}. Leave such images out with --skip-bad")
+        raise ValueError(f"{path}{more} cannot be read: {reason}. --skip-bad goes on without images like that")
     for path, reason in bad:
         typer.echo(f"skipped {path}: {reason}", err=True)
     if bad:

@@ -16,6 +16,9 @@ def push(
     remote_code: Annotated[
         bool, typer.Option("--remote-code", help="Push the model's code too, for machines without smope_hf.")
     ] = False,
+    license: Annotated[
+        str | None, typer.Option(metavar="NAME", help="License that the model cards state, such as apache-2.0.")
+    ] = None,
     onto: Annotated[
         str | None,
         typer.Option(metavar="COMMIT", help="A commit of somebody else on main that this push may build on."),
@@ -38,6 +41,7 @@ def push(
     be_quiet()
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder: give the folder of a run, which holds task-01/ and so on")
-    options = {"private": private, "include_backbone": include_backbone, "remote_code": remote_code, "onto": onto}
+    options = {"private": private, "include_backbone": include_backbone, "remote_code": remote_code}
+    options |= {"onto": onto, "license": license}
     pushed = push_run(folder, repository, report=typer.echo, **options)
     typer.echo(f"The newest task: {pushed[-1].url}")

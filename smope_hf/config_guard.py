@@ -35,6 +35,11 @@ def read_config(config_class, path: str | os.PathLike, fields: dict | None = Non
         ValueError: or StrictDataclassError, naming the field.
     """
     content = read_json(path, MAX_CONFIG_BYTES)
+    if content.get("model_type") != config_class.model_type:
+        raise ValueError(
+            f"{path} is of a model of type {shown(content.get('model_type'))}, not of a SMoPE model "
+            f"({config_class.model_type!r}). Give a checkpoint that smope_hf has saved."
+        )
     try:
         return config_class.from_dict(content, **(fields or {}))
     except (ValueError, StrictDataclassError):

@@ -1,6 +1,5 @@
 """Going on from a checkpoint: a trainer for more classes, out of what the checkpoint carries."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from transformers import AutoImageProcessor
 
 from .callbacks import ContinualCallback
-from .checkpoint import MANIFEST_FILE, STATISTICS_FILE, load_manifest, load_state, load_statistics
+from .checkpoint import MANIFEST_FILE, STATISTICS_FILE, load_manifest, load_state, load_statistics, statistics_hash
 from .continued_stream import ContinuedStream
 from .hub_files import find_checkpoint
 from .run_state import RunState
@@ -65,8 +64,8 @@ def continue_from(
         "name": None if source.commit is None else source.name,
         "commit": source.commit,
         "num_tasks": len(learned["tasks"]),
-        "class_statistics_sha256": hashlib.sha256((source.folder / STATISTICS_FILE).read_bytes()).hexdigest(),
     }
+    state.follows = statistics_hash(source.folder)
     image_processor = AutoImageProcessor.from_pretrained(source.folder, backend="pil")
     trainer = trainer_class(model, args, continued, image_processor, callbacks, state=state)
     trainer.logged_steps = saved["logged_steps"]

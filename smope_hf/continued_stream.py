@@ -46,8 +46,8 @@ class ContinuedStream(Sequence[Task]):
         if known:
             shown = ", ".join(known[:5]) + (f" and {len(known) - 5} more" if len(known) > 5 else "")
             raise ValueError(
-                f"The model knows these classes already: {shown}. Leave them out (class_lists names the classes to "
-                "learn), or give them other names if they are other classes."
+                f"The model knows these classes already: {shown}. Leave them out (class_lists, or --classes on the "
+                "command line, names the classes to learn), or rename them if they are other classes."
             )
 
     @property

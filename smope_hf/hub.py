@@ -15,7 +15,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, GitCommit
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 from .checkpoint import saved_tasks, task_index
-from .hub_files import StagedTask, check_can_be_shared, is_checkpoint_file, remote_files, stage, statistics_hash
+from .hub_files import MARK, StagedTask, check_can_be_shared, is_checkpoint_file, remote_files, stage, statistics_hash
 from .hub_files import find_checkpoint as find_checkpoint
 from .hub_files import local_checkpoint as local_checkpoint
 from .registry import config_of
@@ -59,6 +59,7 @@ def push_run(
     include_backbone: bool = False,
     remote_code: bool = False,
     onto: str | None = None,
+    license: str | None = None,
     first: int | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> list[PushedTask]:
@@ -73,6 +74,8 @@ def push_run(
         remote_code: push the model's code too, for `trust_remote_code=True` on machines without smope_hf.
         onto: a commit of somebody else at the head of main that this push may build on; its files stay where a
             checkpoint has none of that name.
+        license: of the models, for their cards, such as "apache-2.0". Default: none is claimed, but for the embedded
+            backbone its own.
         first: index of the task to begin with, from 0, where those before are known to be there. Default: the first
             one that the folder holds.
         report: told each step in a line.
@@ -94,10 +97,69 @@ def push_run(
     pushed: list[PushedTask] = []
     with TemporaryDirectory() as scratch:
         for folder in folders:
-            task = stage(folder, repo_id, Path(scratch) / folder.name, include_backbone, remote_code)
+            place = Path(scratch) / folder.name
+            task = stage(folder, repo_id, place, include_backbone, remote_code, token=token, license=license)
             push = _Push(HfApi(token=token), repo_id, task, onto, report)
             pushed.append(push.run())
     return pushed
+
+
+def task_tags(api: HfApi, repo_id: str) -> dict[int, str]:
+    """The tasks that a repository has learned: index, from 0, and commit."""
+    tags = {task_index(tag.name): tag.target_commit for tag in api.list_repo_refs(repo_id).tags}
+    return {index: commit for index, commit in tags.items() if index is not None}
+
+
+def check_can_follow(api: HfApi, repo_id: str, tags: dict[int, str], index: int, follows: str | None) -> str | None:
+    """Whether a task may be the next of a repository.
+
+    Args:
+        tags: of the repository, from `task_tags`.
+        index: of the task, from 0.
+        follows: SHA-256 of the class statistics of the task before it.
+
+    Returns:
+        The commit of the task before; None for a repository that has learned none.
+
+    Raises:
+        PushConflictError: when the repository's last task is not the one before.
+    """
+    if not tags:
+        return None
+    last = max(tags)
+    names = {number: f"task-{number + 1:02d}" for number in (*tags, index)}
+    if last != index - 1:
+        raise PushConflictError(
+            f"{repo_id} holds {', '.join(names[number] for number in sorted(tags))}, so {names[index]} cannot be its "
+            "next. Nothing was overwritten. Push to another repository."
+        )
+    if statistics_hash(api, repo_id, tags[last]) != follows:
+        raise PushConflictError(
+            f"{names[last]} in {repo_id} is not the model that {names[index]} went on from. Nothing was overwritten. "
+            "Push to a repository of its own."
+        )
+    return tags[last]
+
+
+def check_next(repo_id: str, index: int, follows: str | None, token: str | None = None):
+    """Find out before a task is learned whether it will have a place; arguments as for `check_can_follow`.
+
+    Raises:
+        PushError: as `push_run` would raise it afterwards.
+    """
+    api = HfApi(token=token)
+
+    def look() -> str:
+        tags = task_tags(api, repo_id)
+        if index in tags:
+            raise PushConflictError(
+                f"{repo_id} has a task-{index + 1:02d} already, which another run has learned. Push to another "
+                "repository."
+            )
+        check_can_follow(api, repo_id, tags, index, follows)
+        return ""
+
+    _patiently(look, repo_id, lambda line: None)
 
 
 def open_repository(
@@ -109,12 +171,18 @@ def open_repository(
         Its full name, owner/name.
 
     Raises:
-        PushError: without a token that may write to it, or when the Hub cannot be reached.
+        PushError: without a token that may write to it, when the Hub cannot be reached, or when a private one was
+            asked for and a public one exists.
     """
     api = HfApi(token=token)
-    return _patiently(
-        lambda: api.create_repo(repo_id, private=private or None, exist_ok=True).repo_id, repo_id, report
-    )
+    create = lambda: api.create_repo(repo_id, private=private or None, exist_ok=True).repo_id  # noqa: E731
+    repo_id = _patiently(create, repo_id, report)
+    if private and _patiently(lambda: str(api.repo_info(repo_id).private), repo_id, report) != "True":
+        raise PushConflictError(
+            f"{repo_id} exists and is public, and private was asked for. Nothing was pushed. Make it private on the "
+            "Hub, or take another name."
+        )
+    return repo_id
 
 
 class _Push:
@@ -132,11 +200,11 @@ class _Push:
 
     def _advance(self) -> str:
         """Look, and do what is missing; gives the tagged commit. Safe to repeat from any state."""
-        tags = {tag.name: tag.target_commit for tag in self.api.list_repo_refs(self.repo_id).tags}
-        if self.task.tag in tags:
-            self._check_tagged(tags[self.task.tag])
-            return tags[self.task.tag]
-        before = self._task_before(tags)
+        tags = task_tags(self.api, self.repo_id)
+        if self.task.index in tags:
+            self._check_tagged(tags[self.task.index])
+            return tags[self.task.index]
+        before = check_can_follow(self.api, self.repo_id, tags, self.task.index, self.task.follows)
         newest_first = self.api.list_repo_commits(self.repo_id, revision=BRANCH)
         commit = self._find_untagged(newest_first, before)
         if commit is None:
@@ -150,24 +218,10 @@ class _Push:
         different = self.task.differences(remote_files(self.api, self.repo_id, commit))
         if different:
             raise PushConflictError(
-                f"{self.repo_id} has a tag {self.task.tag} already, of another model: {', '.join(different)} differ. "
-                "Nothing was overwritten. Push to another repository, or delete that tag if it is not needed."
+                f"{self.repo_id} has a tag {self.task.tag} already, of another model or of this one pushed with other "
+                f"options: {', '.join(different)} differ. Nothing was overwritten. Push with the options of the first "
+                "time (--include-backbone, --remote-code), or to another repository."
             )
-
-    def _task_before(self, tags: dict[str, str]) -> str | None:
-        """The commit of the task before, None for a repository that has none; checks that this task follows it."""
-        earlier = [tag for tag in tags if (task_index(tag) or 0) < self.task.index and task_index(tag) is not None]
-        if not earlier:
-            return None
-        last = max(earlier, key=task_index)
-        origin = self.task.continued_from
-        if origin is not None and origin["num_tasks"] == task_index(last) + 1:
-            if statistics_hash(self.api, self.repo_id, tags[last]) != origin["class_statistics_sha256"]:
-                raise PushConflictError(
-                    f"{last} in {self.repo_id} is not the model that {self.task.tag} went on from. Nothing was "
-                    "overwritten. Push to a repository of its own."
-                )
-        return tags[last]
 
     def _find_untagged(self, newest_first: list[GitCommitInfo], before: str | None) -> str | None:
         """A commit of this very task whose answer or tag was lost."""
@@ -182,17 +236,23 @@ class _Push:
     def _check_head(self, newest_first: list[GitCommitInfo], before: str | None):
         """Build only on the task before, on a repository that is still empty, or on what the user has named."""
         head = newest_first[0]
-        if head.commit_id in (before, self.onto):
+        if head.commit_id == before:
             return
-        files = remote_files(self.api, self.repo_id, head.commit_id)
-        if before is None and set(files) <= {".gitattributes"}:
+        a_task = MARK in f"{head.title}\n{head.message}"
+        if head.commit_id == self.onto and not a_task:
             return
+        if before is None and set(remote_files(self.api, self.repo_id, head.commit_id)) <= {".gitattributes"}:
+            return
+        author = f" by {', '.join(head.authors)}" if head.authors else ""
+        advice = "Push to another repository."
+        if not a_task:
+            advice = (
+                f"Look at it; then either keep it and build on it (smope push ... --onto {head.commit_id}), or push "
+                "to another repository."
+            )
         raise PushConflictError(
-            f"{self.repo_id} has moved on: its newest commit is {head.commit_id} ({head.title!r}"
-            f"{' by ' + ', '.join(head.authors) if head.authors else ''}), which is not "
-            f"{'the task before ' + self.task.tag if before else 'of this run'}. Nothing was overwritten. Look at it; "
-            f"then either keep it and build on it (smope push ... --onto {head.commit_id}), or push to another "
-            "repository."
+            f"{self.repo_id} has moved on: its newest commit is {head.commit_id} ({head.title!r}{author}), which is "
+            f"not {'the task before ' + self.task.tag if before else 'of this run'}. Nothing was overwritten. {advice}"
         )
 
     def _commit(self, parent: str) -> str:

@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RevisionNotFoundError,
+)
 from huggingface_hub.hf_api import RepoFile
 from transformers.dynamic_module_utils import get_relative_import_files
 
@@ -26,7 +31,9 @@ from .files import write_json
 from .model_card import PICTURE, card_of, is_hub_id
 from .modeling_incremental import IncrementalClassifier
 from .registry import MODEL_CLASSES, config_of
+from .safe_json import read_json
 
+MARK = "smope-checkpoint: "  # before the hash in a commit's message
 CARD_FILE, CONFIG_FILE = "README.md", "config.json"
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 PROCESSOR = ("preprocessor_config.json", "processor_config.json")
@@ -45,14 +52,14 @@ class StagedTask:
         files: path in the repository -> file on this machine.
         title: first line of the commit.
         description: the lines below.
-        continued_from: from trainer_state.json, for the first task that a run added to a checkpoint.
+        follows: SHA-256 of the class statistics of the task before; None for the first.
     """
 
     index: int
     files: dict[str, Path]
     title: str
     description: str
-    continued_from: dict | None
+    follows: str | None
 
     @property
     def tag(self) -> str:
@@ -64,7 +71,7 @@ class StagedTask:
         digest = hashlib.sha256()
         for path, file in sorted(self._decisive().items()):
             digest.update(f"{path} {_sha256(file)}\n".encode())
-        return f"smope-checkpoint: {digest.hexdigest()}"
+        return f"{MARK}{digest.hexdigest()}"
 
     def differences(self, remote: dict[str, RepoFile]) -> list[str]:
         """The files that decide what the model is and are not the same there."""
@@ -77,8 +84,8 @@ class StagedTask:
 
 
 def is_decisive(path: str) -> bool:
-    """Whether a file decides what the model is: not so its card, nor its code, which a newer version words anew."""
-    return path not in (CARD_FILE, PICTURE) and not path.endswith(".py")
+    """Whether a file decides what the model is: not those that tell of it or of the run, such as its seconds."""
+    return any(Path(path).match(pattern) for pattern in (CONFIG_FILE, *WEIGHTS, STATISTICS_FILE, *PROCESSOR))
 
 
 def is_checkpoint_file(path: str) -> bool:
@@ -105,14 +112,22 @@ def check_can_be_shared(config, include_backbone: bool, remote_code: bool):
             "remote_code is for machines without smope_hf, but the base model 'embedded' comes with smope_hf. Set "
             "include_backbone too."
         )
-    if base != EMBEDDED and not is_hub_id(base):
+    if base != EMBEDDED and (not is_hub_id(base) or config.base_model_revision is None):  # the Hub's have a commit
         raise ValueError(
             f"The base model is {base!r}, a folder of this machine: nobody else could load the model. Set "
             "include_backbone to push standalone models, or train on a base model of the Hub."
         )
 
 
-def stage(folder: Path, repo_id: str, scratch: Path, include_backbone: bool, remote_code: bool) -> StagedTask:
+def stage(
+    folder: Path,
+    repo_id: str,
+    scratch: Path,
+    include_backbone: bool,
+    remote_code: bool,
+    token: str | None = None,
+    license: str | None = None,
+) -> StagedTask:
     """Prepare a task's folder for the Hub; the folder itself is not changed.
 
     Args:
@@ -121,6 +136,8 @@ def stage(folder: Path, repo_id: str, scratch: Path, include_backbone: bool, rem
         scratch: folder for the files that differ.
         include_backbone: put the backbone into the weights.
         remote_code: add the model's code.
+        token: to load the base model with.
+        license: for the card.
     """
     scratch.mkdir(parents=True)
     files = {path.name: path for path in sorted(folder.iterdir()) if is_checkpoint_file(path.name)}
@@ -129,7 +146,7 @@ def stage(folder: Path, repo_id: str, scratch: Path, include_backbone: bool, rem
     standalone = include_backbone or config.base_model_name_or_path is None
     if include_backbone and config.base_model_name_or_path is not None:
         files = {path: file for path, file in files.items() if not any(Path(path).match(w) for w in WEIGHTS)}
-        model = model_class.from_pretrained(folder)
+        model = model_class.from_pretrained(folder, **({"token": token} if token else {}))
         if not is_hub_id(config.base_model_name_or_path) and config.base_model_name_or_path != EMBEDDED:
             model.config.base_model_name_or_path = None  # a folder's place is nobody's business
         model.save_pretrained(scratch, include_backbone=True)
@@ -138,14 +155,14 @@ def stage(folder: Path, repo_id: str, scratch: Path, include_backbone: bool, rem
         write_json(scratch / CONFIG_FILE, {**content, "auto_map": auto_map(model_class)})
         files |= {file.name: file for file in code_files(model_class)}
     state, manifest = load_state(folder), load_manifest(folder)
-    card = card_of(folder, repo_id=repo_id, standalone=standalone, remote_code=remote_code)
+    card = card_of(folder, repo_id=repo_id, standalone=standalone, remote_code=remote_code, license=license)
     (scratch / CARD_FILE).write_text(card, encoding="utf-8")
     files |= {path.name: path for path in sorted(scratch.iterdir()) if is_checkpoint_file(path.name)}
     names = manifest["tasks"][-1]["class_names"]
     shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
     index = task_index(folder.name)
     title = f"Learn task {index + 1}: {len(names)} {'class' if len(names) == 1 else 'classes'}"
-    return StagedTask(index, files, title, shown, state.get("continued_from"))
+    return StagedTask(index, files, title, shown, state["follows"])
 
 
 def auto_map(model_class: type[IncrementalClassifier]) -> dict[str, str]:
@@ -232,20 +249,27 @@ def find_checkpoint(
 
     Raises:
         OSError: when there is no such checkpoint; the message says what was looked for.
+        ValueError: when one of its JSON files is broken or hostile; the message names the file and the field.
     """
     path = Path(name_or_path).expanduser()
-    if path.is_dir():
-        return _find_folder(path, revision)
+    source = _find_folder(path, revision) if path.is_dir() else _download(name_or_path, revision, token)
+    for file in sorted(source.folder.glob("*.json")):  # before libraries that trust them read them
+        read_json(file)
+    return source
+
+
+def _download(name_or_path: str | Path, revision: str | None, token: str | None) -> CheckpointSource:
     if str(name_or_path).startswith(("/", "./", "../", "~")):
         raise FileNotFoundError(f"{name_or_path} is not a folder. Give a task's or a run's folder, or a Hub id.")
     try:
         folder = snapshot_download(str(name_or_path), revision=revision, allow_patterns=list(FILES), token=token)
+    except RevisionNotFoundError as error:
+        raise OSError(f"{name_or_path} could not be had from the Hub: it has no revision {revision!r}.") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, ValueError) as error:
-        at = f" at revision {revision!r}" if revision else ""
+        reason = str(error).strip().splitlines()[0].rstrip(".")
         raise OSError(
-            f"{str(name_or_path)!r}{at} is no folder here and could not be had from the Hub: "
-            f"{str(error).strip().splitlines()[0]} Check the name and the revision; a private repository needs "
-            "`hf auth login` or HF_TOKEN."
+            f"{str(name_or_path)!r} is no folder here and could not be had from the Hub ({reason}). Check the name; a "
+            "private repository needs `hf auth login` or HF_TOKEN."
         ) from error
     return CheckpointSource(Path(folder), str(name_or_path), Path(folder).name)
 

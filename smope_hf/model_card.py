@@ -1,7 +1,9 @@
 """The README.md of a checkpoint, written from what lies in its folder: what really happened in the run."""
 
+import html
 import json
 import os
+import re
 from importlib import resources
 from pathlib import Path
 
@@ -29,7 +31,6 @@ RESULTS = {
     "forgetting": "Forgetting (FM)",
 }
 SHOWN_VERSIONS = ("smope_hf", "torch", "transformers", "python")
-BLANK = {"\n": " ", "\r": " ", "|": "/"}  # what would break a table's row
 
 
 def write_card(folder: Path):
@@ -62,6 +63,7 @@ def build_card(
     repo_id: str | None = None,
     standalone: bool | None = None,
     remote_code: bool = False,
+    license: str | None = None,
 ) -> str:
     """Write the card of a checkpoint.
 
@@ -73,17 +75,19 @@ def build_card(
         repo_id: the repository it goes to; default none yet.
         standalone: whether the backbone is in the checkpoint; default where the config names no base model.
         remote_code: whether the model's code is in the repository.
+        license: of the model. Default: none is claimed, but for the embedded backbone its own.
     """
     matrix = AccuracyMatrix.from_json(state["accuracy_matrix"])
     metrics = metrics_where_measured(matrix)
     base, num_tasks = config.base_model_name_or_path, len(config.tasks)
+    standalone = base is None if standalone is None else standalone
     on_hub = is_hub_id(base)
     name = method_name(config)
     title = f"{name} after task {num_tasks}: {config.num_labels} classes"
     sources = _hub_datasets(manifest)
     data = ModelCardData(
         library_name="smope_hf",
-        license="apache-2.0",
+        license=license or ("apache-2.0" if base == EMBEDDED else None),
         pipeline_tag="image-classification",
         tags=TAGS,
         base_model=base if on_hub else None,
@@ -95,37 +99,42 @@ def build_card(
         eval_results=_results(metrics, matrix, manifest, sources) or None,
     )
     protocol = {key: manifest[key] for key in ("name", "seed", "num_classes", "columns", "options")}
-    return ModelCard.from_template(
-        data,
-        template_str=resources.files(__package__).joinpath("model_card_template.md").read_text(encoding="utf-8"),
-        title=title,
-        method=name,
-        is_smope=config.model_type == "smope",
-        backbone=_describe_backbone(config, on_hub),
-        num_tasks=num_tasks,
-        num_classes=config.num_labels,
-        datasets=f"`{manifest['name']}`",
-        repo_id=repo_id,
-        location=repo_id or "path/to/this/folder",
-        revision_argument=f', revision="task-{num_tasks:02d}"' if repo_id else "",
-        standalone=base is None if standalone is None else standalone,
-        remote_code=remote_code,
-        continued_from=_origin(state.get("continued_from")),
-        measured=_is_measured(matrix),
-        complete=matrix.is_complete,
-        picture=PICTURE,
-        faa=_percent(metrics["final_average_accuracy"]),
-        caa=_percent(metrics["cumulative_average_accuracy"]),
-        fm=_percent(metrics["forgetting"]),
-        rows=_rows(manifest, matrix),
-        protocol_hash=manifest["protocol_hash"],
-        protocol=json.dumps(protocol, indent=2, ensure_ascii=False),
-        experts=_describe_experts(config),
-        recipe=json.dumps(state["recipe"], indent=2),
-        routing=routing,
-        dead_percent=None if routing is None else f"{100 * routing['dead_share']:.0f}",
-        versions=", ".join(f"{name} {state['versions'].get(name, '?')}" for name in SHOWN_VERSIONS),
-    ).content
+    return (
+        ModelCard.from_template(
+            data,
+            template_str=resources.files(__package__).joinpath("model_card_template.md").read_text(encoding="utf-8"),
+            title=title,
+            method=name,
+            is_smope=config.model_type == "smope",
+            backbone=_describe_backbone(config, on_hub),
+            num_tasks=num_tasks,
+            num_classes=config.num_labels,
+            datasets=_describe_data(manifest["name"]),
+            repo_id=repo_id,
+            location=repo_id or "path/to/this/folder",
+            revision_option=f" --revision task-{num_tasks:02d}" if repo_id else "",
+            revision_argument=f', revision="task-{num_tasks:02d}"' if repo_id else "",
+            standalone=standalone,
+            remote_code=remote_code,
+            continued_from=_origin(state.get("continued_from")),
+            first_tag=f"task-{(state.get('continued_from') or {}).get('num_tasks', 0) + 1:02d}",
+            measured=_is_measured(matrix),
+            complete=matrix.is_complete,
+            picture=PICTURE,
+            faa=_percent(metrics["final_average_accuracy"]),
+            caa=_percent(metrics["cumulative_average_accuracy"]),
+            fm=_percent(metrics["forgetting"]),
+            rows=_rows(manifest, matrix),
+            protocol_hash=manifest["protocol_hash"],
+            protocol=json.dumps(protocol, indent=2, ensure_ascii=False),
+            experts=_describe_experts(config),
+            recipe=json.dumps(state["recipe"], indent=2),
+            routing=routing,
+            dead_percent=None if routing is None else f"{100 * routing['dead_share']:.0f}",
+            versions=", ".join(f"{name} {state['versions'].get(name, '?')}" for name in SHOWN_VERSIONS),
+        ).content.rstrip()
+        + "\n"
+    )
 
 
 def is_hub_id(name: str | None) -> bool:
@@ -137,6 +146,10 @@ def is_hub_id(name: str | None) -> bool:
     except HFValidationError:
         return False
     return True
+
+
+def _describe_data(name: str) -> str:
+    return "scikit-learn's handwritten digits (`embedded`)" if name == EMBEDDED else f"`{name}`"
 
 
 def _describe_backbone(config: IncrementalConfig, on_hub: bool) -> str:
@@ -195,13 +208,18 @@ def _rows(manifest: dict, matrix: AccuracyMatrix) -> list[dict]:
     return [
         {
             "task": task["index"] + 1,
-            "classes": ", ".join(name.translate(str.maketrans(BLANK)) for name in task["class_names"]),
+            "classes": ", ".join(map(_as_text, task["class_names"])),
             "train": task["train"]["num_samples"],
             "test": 0 if task["test"] is None else task["test"]["num_samples"],
             "accuracy": _percent(accuracy),
         }
         for task, accuracy in zip(manifest["tasks"], last, strict=True)
     ]
+
+
+def _as_text(name: str) -> str:
+    """A class's name as Markdown shows it, whatever is in it."""
+    return re.sub(r"([\\`*_{}\[\]|])", r"\\\1", html.escape(" ".join(name.split()), quote=False))
 
 
 def _percent(fraction: float | None) -> str:

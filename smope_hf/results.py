@@ -1,5 +1,6 @@
 """What a run leaves behind: metrics.json, accuracy_matrix.csv, manifest.json, plots, and tables on the terminal."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from .metrics import metrics_where_measured
 from .plots import plot_accuracy_matrix, plot_average_accuracy
 from .terminal import accuracy_table, metrics_table
 
+RESULT_FILES = ("metrics.json", "manifest.json", "accuracy_matrix.csv")
 NAMES = {"smope": "SMoPE", "ncm": "NCM", "lda": "LDA"}
 
 
@@ -51,6 +53,21 @@ def write_results(
     matrix.to_csv(output_dir / "accuracy_matrix.csv")
     draw_results(output_dir / "plots", matrices)
     return content
+
+
+def keep_results(output_dir: str | Path, num_tasks: int):
+    """Put aside what a run has written about its first tasks, before a model that went on from it writes its own.
+
+    Args:
+        output_dir: folder of the run; nothing happens where it holds no results, or they were put aside before.
+        num_tasks: tasks that they tell of.
+    """
+    kept = Path(output_dir) / f"results-task-{num_tasks:02d}"
+    if (Path(output_dir) / "metrics.json").is_file() and not kept.exists():
+        kept.mkdir()
+        for name in RESULT_FILES:
+            if (Path(output_dir) / name).is_file():
+                os.replace(Path(output_dir) / name, kept / name)
 
 
 def draw_results(folder: Path, matrices: Mapping[str, AccuracyMatrix]):

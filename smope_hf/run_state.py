@@ -25,7 +25,9 @@ class RunState:
         matrix: accuracy matrix so far.
         seconds: for each task the wall time of each stage.
         continued_from: the checkpoint that the run went on from: its Hub name and commit (None for a folder), its
-            number of tasks and the SHA-256 of its class statistics. None for a run from the start.
+            number of tasks. None for a run from the start.
+        follows: SHA-256 of the class statistics of the task before, by which a push knows that one task follows
+            another; None before the first is saved.
     """
 
     statistics: ClassStatistics
@@ -33,6 +35,7 @@ class RunState:
     matrix: AccuracyMatrix = field(default_factory=AccuracyMatrix)
     seconds: list[dict[str, float]] = field(default_factory=list)
     continued_from: dict | None = None
+    follows: str | None = None
 
     def begin_task(self) -> dict[str, float]:
         """Open the next task's record of seconds."""

@@ -105,6 +105,7 @@ STATE_FIELDS = {
         "an object of seconds for each task",
     ),
     "logged_steps": (is_count, "an integer from 0"),
+    "follows": (lambda value: value is None or is_text(value), "text or null"),
     "continued_from": (lambda value: value is None or isinstance(value, dict), "an object or null"),
     "versions": (lambda value: is_object_of(value, is_text), "an object of text"),
 }
@@ -140,7 +141,7 @@ def check_state(state: dict, file: str | os.PathLike):
     Raises:
         ValueError: naming the field that is missing or has another type or range.
     """
-    _check_fields({"continued_from": None, **state}, STATE_FIELDS, Path(file), "")
+    _check_fields({"continued_from": None, "follows": None, **state}, STATE_FIELDS, Path(file), "")
 
 
 def load_routing(folder: str | os.PathLike) -> dict:

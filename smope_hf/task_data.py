@@ -55,7 +55,11 @@ def load_dataset_dict(
     if not folder.is_dir() and str(name_or_path).startswith(("/", "./", "../", "~")):
         raise FileNotFoundError(f"{name_or_path} is not a folder")
     source = str(folder) if folder.is_dir() else str(name_or_path)
-    return datasets.load_dataset(source, config_name, revision=revision, data_files=data_files)
+    loaded = datasets.load_dataset(source, config_name, revision=revision, data_files=data_files)
+    if folder.is_dir() and all(list(split.features) == ["image"] for split in loaded.values()):
+        # one folder of images could be a class or a heap; here it is a class
+        loaded = datasets.load_dataset("imagefolder", data_dir=source, drop_labels=False)
+    return loaded
 
 
 def find_image_column(features: Mapping[str, Any], image_column: str | None = None) -> str:

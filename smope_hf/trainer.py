@@ -23,7 +23,7 @@ from .continued_stream import ContinuedStream
 from .evaluation import overall_accuracy, predict
 from .metrics import metrics_where_measured
 from .modeling_incremental import IncrementalClassifier
-from .results import print_results, write_results
+from .results import keep_results, print_results, write_results
 from .run_state import RunState, check_same_run, versions
 from .seeding import derive_generator, derive_seed
 from .task_manifest import first_tasks
@@ -69,8 +69,8 @@ class ContinualTrainer(PushesToHub):
         self.args, self.stream = args, stream
         if self.saved_tasks() and not args.resume:
             raise FileExistsError(
-                f"{args.output_dir} already holds {len(self.saved_tasks())} learned tasks. Set resume to go on with "
-                "them, or give another output_dir."
+                f"{args.output_dir} already holds learned tasks, up to {self.saved_tasks()[-1].name}. Set resume "
+                "(on a command line --resume) to go on behind them, or give another output_dir."
             )
         self.image_processor = as_trained(image_processor, args.normalization)
         self.callbacks = list(callbacks)
@@ -172,6 +172,8 @@ class ContinualTrainer(PushesToHub):
                 "recipe": self.args.recipe(),
                 "versions": versions(),
             }
+            if self.num_known:
+                keep_results(self.args.output_dir, self.num_known)
             content = write_results(
                 self.args.output_dir, self.state.matrix, self._test_counts(), manifest, details, self.yardsticks
             )
@@ -261,6 +263,7 @@ class ContinualTrainer(PushesToHub):
                 "seconds_by_task": self.state.seconds,
                 "logged_steps": self.logged_steps,
                 "continued_from": self.state.continued_from,
+                "follows": self.state.follows,
                 "versions": versions(),
             }
             learned = first_tasks(manifest, task.index + 1)
@@ -268,6 +271,7 @@ class ContinualTrainer(PushesToHub):
             checkpoint.save_task(
                 folder, self.model, self.image_processor, self.state.statistics, history, state, learned
             )
+            self.state.follows = checkpoint.statistics_hash(folder)
         self.accelerator.wait_for_everyone()
 
     def saved_tasks(self) -> list[Path]:
@@ -275,14 +279,14 @@ class ContinualTrainer(PushesToHub):
         return checkpoint.saved_tasks(self.args.output_dir, self.num_known)
 
     def _prepare_output(self, manifest: dict):
-        if self.accelerator.is_main_process:
-            Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
-            checkpoint.remove_partial(self.args.output_dir)
         saved = self.saved_tasks()
         if saved:
             self._resume_from(saved[-1], manifest)
         if self.args.push_to_hub:
             self.open_hub()
+        if self.accelerator.is_main_process:
+            Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
+            checkpoint.remove_partial(self.args.output_dir)
 
     def _resume_from(self, folder: Path, manifest: dict):
         saved = checkpoint.load_state(folder)
@@ -296,6 +300,7 @@ class ContinualTrainer(PushesToHub):
         statistics, usage_history = checkpoint.load_statistics(folder)
         self.model = model.to(self.accelerator.device)
         self.state = RunState.from_saved(saved, statistics, usage_history)
+        self.state.follows = checkpoint.statistics_hash(folder)
         self.logged_steps = saved["logged_steps"]
         self.accelerator.print(f"Resuming behind {folder}: {len(model.config.tasks)} tasks are learned.")
 

@@ -1,7 +1,7 @@
 """The part of the trainer that speaks with the Hub."""
 
 from . import checkpoint
-from .hub import PushedTask, PushError, check_can_be_shared, open_repository, push_run
+from .hub import PushConflictError, PushedTask, PushError, check_can_be_shared, check_next, open_repository, push_run
 
 
 class PushesToHub:
@@ -31,6 +31,7 @@ class PushesToHub:
             "private": self.args.hub_private_repo,
             "include_backbone": self.args.hub_include_backbone,
             "remote_code": self.args.hub_remote_code,
+            "license": self.args.hub_license,
             "report": self.accelerator.print,
             **options,
         }
@@ -50,8 +51,11 @@ class PushesToHub:
         if self.accelerator.is_main_process:
             options = (self.args.hub_include_backbone, self.args.hub_remote_code)
             check_can_be_shared(self.model.config, *options)
-            open_repository(self.args.hub_model_id, private=self.args.hub_private_repo)
+            repo_id = open_repository(self.args.hub_model_id, private=self.args.hub_private_repo)
             self._push_the_rest()
+            index = len(self.model.config.tasks)
+            if index < len(self.stream):
+                check_next(repo_id, index, self.state.follows)
         self.accelerator.wait_for_everyone()
 
     def push_what_is_saved(self):
@@ -72,7 +76,9 @@ class PushesToHub:
             PushError: when the last push failed.
         """
         if self.push_failure is not None:
-            raise PushError(
+            final = isinstance(self.push_failure, PushConflictError)
+            advice = "" if final else f" Then run: smope push {self.args.output_dir} {self.args.hub_model_id}"
+            raise type(self.push_failure)(
                 f"All tasks were learned and saved in {self.args.output_dir}, but not all are on the Hub: "
-                f"{self.push_failure} Then run: smope push {self.args.output_dir} {self.args.hub_model_id}"
+                f"{self.push_failure}{advice}"
             ) from self.push_failure

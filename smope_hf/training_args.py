@@ -65,6 +65,7 @@ class ContinualTrainingArguments:
     push_to_hub: bool = _setting(False, "Push each task to the Hub as it ends; needs `hub_model_id`.")
     hub_model_id: str | None = _setting(None, "Repository on the Hub, owner/name or name; made where it is missing.")
     hub_private_repo: bool = _setting(False, "Make the repository private when it is made.")
+    hub_license: str | None = _setting(None, "License that the model cards state, such as apache-2.0; default none.")
     hub_include_backbone: bool = _setting(False, "Push standalone models; needed for a backbone that no Hub id names.")
     hub_remote_code: bool = _setting(False, "Push the model's code too, for machines without smope_hf.")
 
@@ -142,6 +143,6 @@ class ContinualTrainingArguments:
         elsewhere = {
             "output_dir", "resume", "report_to", "logging_steps", "disable_progress", "image_cache_gib",
             "dataloader_num_workers", "eval_batch_size", "save_checkpoints", "push_to_hub", "hub_model_id",
-            "hub_private_repo", "hub_include_backbone", "hub_remote_code",
+            "hub_private_repo", "hub_include_backbone", "hub_remote_code", "hub_license",
         }  # fmt: skip
         return {name: value for name, value in asdict(self).items() if name not in elsewhere}

@@ -83,16 +83,6 @@ def test_what_a_killed_process_left_is_ignored_and_removed(tmp_path):
     remove_partial(tmp_path / "nowhere")
 
 
-def test_saved_tasks_stop_at_the_first_gap(tmp_path):
-    assert saved_tasks(tmp_path / "nowhere") == []
-    make_saved(tmp_path, "task-01", "task-02", "task-04")
-    assert [folder.name for folder in saved_tasks(tmp_path)] == ["task-01", "task-02"]
-    (tmp_path / "task-03").mkdir()  # without a state it is not a saved task
-    assert len(saved_tasks(tmp_path)) == 2
-    (tmp_path / "task-03" / STATE_FILE).write_text("{}")
-    assert saved_tasks(tmp_path) == [task_folder(tmp_path, index) for index in range(4)]
-
-
 @pytest.mark.parametrize(("index", "name"), [(0, "task-01"), (8, "task-09"), (9, "task-10"), (99, "task-100")])
 def test_folder_names(tmp_path, index, name):
     assert task_folder(tmp_path, index) == tmp_path / name
@@ -152,7 +142,7 @@ def test_routing_report_before_any_counting():
 
 STATE = {
     "recipe": {"seed": 3}, "protocol_hash": "0", "accuracy_matrix": [[0.5]], "test_counts": [7],
-    "seconds_by_task": [{}], "logged_steps": 5, "continued_from": None, "versions": {},
+    "seconds_by_task": [{}], "logged_steps": 5, "continued_from": None, "follows": None, "versions": {},
 }  # fmt: skip
 TASK = {
     "index": 0, "class_ids": list(range(6)), "class_names": [f"LABEL_{index}" for index in range(6)],
@@ -235,11 +225,19 @@ def test_a_manifest_that_no_run_wrote_is_refused_by_field(saved, field, value):
 
 
 def test_a_run_that_went_on_elsewhere_need_not_begin_with_task_01(tmp_path):
-    for name in ("task-03", "task-04", "task-x", "task-06"):
+    for name in ("task-03", "task-04", "task-x"):
         write_json(tmp_path / name / STATE_FILE, {})
     assert [path.name for path in saved_tasks(tmp_path)] == ["task-03", "task-04"]
     assert [path.name for path in saved_tasks(tmp_path, 3)] == ["task-04"]
-    assert saved_tasks(tmp_path, 0) == []
+    assert saved_tasks(tmp_path / "nowhere") == []
+
+
+def test_a_gap_in_a_run_is_never_passed_over(tmp_path):
+    for name in ("task-01", "task-03"):
+        write_json(tmp_path / name / STATE_FILE, {})
+    for first in (None, 0, 1):
+        with pytest.raises(ValueError, match="holds task-03, but not task-02 before it"):
+            saved_tasks(tmp_path, first)
 
 
 def test_pickles_are_not_read(saved):

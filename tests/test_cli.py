@@ -362,3 +362,16 @@ def test_cells_of_tables():
     many = [f"class {index}" for index in range(100)]
     assert names_in_short(many) == "class 0, class 1, class 2, ... (100)" and len(names_in_short(["x" * 90] * 3)) < 60
     assert ranges([0, 1, 2]) == "0-2" and ranges([1, 3]) == "1, 3" and ranges([4]) == "4"
+
+
+def test_add_classes_takes_no_empty_class_name(place, tmp_path):
+    for classes in ("", "a,,b"):
+        options = ("--data", "embedded", "--classes", classes, "--output", tmp_path / "out")
+        assert "has an empty name" in fails("add-classes", place / "run", *options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_model_is_told_apart_in_one_line(place):
+    assert "is of a model of type 'vit', not of a SMoPE model" in fails(
+        "predict", place / "vit", place / "images/a.png"
+    )

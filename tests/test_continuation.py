@@ -74,7 +74,7 @@ def test_several_tasks_can_be_added_and_an_interruption_changes_nothing(whole, t
 
     with pytest.raises(KeyboardInterrupt):
         attempt(Interrupt, False).train()
-    with pytest.raises(FileExistsError, match="1 learned tasks.*resume"):
+    with pytest.raises(FileExistsError, match="learned tasks, up to task-02.*--resume"):
         attempt(ContinualTrainer, False)
     attempt(ContinualTrainer, True).train()
     for number in (2, 3):
@@ -84,9 +84,36 @@ def test_several_tasks_can_be_added_and_an_interruption_changes_nothing(whole, t
 def test_a_run_folder_means_its_last_task_and_can_take_the_new_one(whole, tmp_path):
     for number in (1, 2):
         shutil.copytree(folder_of(whole, number), tmp_path / f"task-{number:02d}")
+    (tmp_path / "metrics.json").write_text('{"metrics": "of two tasks"}')
     trainer = ContinualTrainer.from_checkpoint(tmp_path, new_stream(whole, 3), output_dir=tmp_path, **COMPUTING)
     trainer.train()
     assert_same_tensors(tmp_path / "task-03", folder_of(whole, 3))
+    assert read(tmp_path / "results-task-02", "metrics.json") == {"metrics": "of two tasks"}
+    assert read(tmp_path, "metrics.json")["protocol_hash"] == whole.stream.manifest()["protocol_hash"]
+
+
+def test_a_run_with_a_gap_is_not_gone_on_from(whole, tmp_path):
+    for number in (1, 3):
+        shutil.copytree(folder_of(whole, number), tmp_path / f"task-{number:02d}")
+    with pytest.raises(ValueError, match="not task-02 before it"):
+        ContinualTrainer.from_checkpoint(tmp_path, new_stream(whole, 2), output_dir=tmp_path)
+    with pytest.raises(ValueError, match="not task-02 before it"):  # also when task-01 is named
+        ContinualTrainer.from_checkpoint(tmp_path / "task-01", new_stream(whole, 2), output_dir=tmp_path)
+
+
+def test_one_new_class_alone_can_be_learned(whole, tmp_path):
+    from smope_hf import TaskStream
+
+    split = whole.stream[2].train
+    for index in range(len(split)):
+        if split.labels[index] == 4:
+            (tmp_path / "photos" / "newcomer").mkdir(parents=True, exist_ok=True)
+            split.images([index])[0].save(tmp_path / "photos" / "newcomer" / f"{index}.png")
+    stream = TaskStream.load(tmp_path / "photos", num_tasks=1, shuffle_classes=False, allow_no_test=True)
+    assert stream.class_names == ["newcomer"]
+    ContinualTrainer.from_checkpoint(folder_of(whole, 2), stream, output_dir=tmp_path / "out", **COMPUTING).train()
+    config = read(tmp_path / "out" / "task-03", "config.json")
+    assert config["tasks"] == [[0, 1], [2, 3], [4]] and config["id2label"]["4"] == "newcomer"
 
 
 def test_without_old_test_images_nothing_is_claimed_about_old_classes(whole, tmp_path):
@@ -129,10 +156,10 @@ def test_the_checkpoint_says_what_it_went_on_from(whole, tmp_path):
     )
     trainer.train()
     statistics = (folder_of(whole, 2) / "class_statistics.safetensors").read_bytes()
-    assert load_state(tmp_path / "task-03")["continued_from"] == {
-        "name": None, "commit": None, "num_tasks": 2,
-        "class_statistics_sha256": hashlib.sha256(statistics).hexdigest(),
-    }  # fmt: skip
+    state = load_state(tmp_path / "task-03")
+    assert state["continued_from"] == {"name": None, "commit": None, "num_tasks": 2}
+    assert state["follows"] == hashlib.sha256(statistics).hexdigest() == load_state(folder_of(whole, 3))["follows"]
+    assert load_state(folder_of(whole, 1))["follows"] is None
     text = json.dumps([read(tmp_path / "task-03", name) for name in ("trainer_state.json", "manifest.json")])
     assert str(tmp_path) not in text and str(folder_of(whole, 2)) not in text
 

@@ -45,3 +45,14 @@ def test_a_mistake_is_one_line(tmp_path):
         assert done.returncode != 0 and message in done.stderr, done.stderr
         assert "Traceback" not in done.stderr, done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_the_story_of_three_people_and_two_repositories(tmp_path):
+    command = [sys.executable, str(ROOT / "examples" / "share_and_go_on.py"), "--epochs", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "alice/digits has 4 commits and the tags task-01, task-02, task-03" in done.stdout
+    assert "bob/digits has 2 commits and the tags task-03" in done.stdout
+    knows = [line for line in done.stdout.splitlines() if " knows " in line and not line.startswith(" ")]
+    assert [line.count(",") for line in knows] == [3, 5, 5] and "nine" in knows[2].partition(";")[0]

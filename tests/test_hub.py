@@ -309,7 +309,7 @@ def test_another_run_is_not_pushed_over_the_first(hub, alice, run, repo, tmp_pat
     alice(PUSH, run=str(run), repo=repo)
     before = hub.state(repo)
     alice(TRAIN, run=str(tmp_path), tests=TESTS, settings={"seed": 1})
-    with pytest.raises(RemoteError, match="tag task-01 already, of another model: .*model.safetensors"):
+    with pytest.raises(RemoteError, match="tag task-01 already, of another model.*model.safetensors differ"):
         alice(PUSH, run=str(tmp_path), repo=repo)
     assert hub.state(repo) == before
 
@@ -331,7 +331,58 @@ def test_who_may_not_write_is_told_so(hub, alice, run, repo, token, message):
     assert token not in error.value.message
 
 
+def copy_of(run, folder, *numbers):
+    for number in numbers:
+        shutil.copytree(run / f"task-{number:02d}", folder / f"task-{number:02d}")
+    return str(folder)
+
+
+def test_a_task_is_never_put_behind_a_later_one(hub, alice, run, repo, tmp_path):
+    """A repository that begins with task-03; `--onto` its commit must not make main an older model."""
+    alice(PUSH, run=copy_of(run, tmp_path, 3), repo=repo)
+    before = hub.state(repo)
+    for options in ({}, {"onto": before["head"]}):
+        with pytest.raises(RemoteError, match="holds task-03, so task-01 cannot be its next") as error:
+            alice(PUSH, run=str(run), repo=repo, options=options)
+        assert "--onto" not in error.value.message
+    assert hub.state(repo) == before
+
+
+def test_a_task_is_not_put_behind_a_gap_or_another_lineage(hub, alice, run, repo, tmp_path):
+    alice(PUSH, run=copy_of(run, tmp_path / "first", 1), repo=repo)
+    before = hub.state(repo)
+    with pytest.raises(RemoteError, match="holds task-01, so task-03 cannot be its next"):
+        alice(PUSH, run=copy_of(run, tmp_path / "third", 3), repo=repo)
+    alice(TRAIN, run=str(tmp_path / "other"), tests=TESTS, settings={"seed": 1})
+    with pytest.raises(RemoteError, match="task-01 in .* is not the model that task-02 went on from"):
+        alice(PUSH, run=copy_of(tmp_path / "other", tmp_path / "second", 2), repo=repo)
+    with pytest.raises(RemoteError, match="not task-02 before it"):
+        alice(PUSH, run=copy_of(run, tmp_path / "gap", 1, 3), repo=repo)
+    assert hub.state(repo) == before
+
+
+def test_private_is_never_taken_for_granted(hub, alice, run, repo):
+    alice("HfApi().create_repo(given['repo']).repo_id", repo=repo)
+    with pytest.raises(RemoteError, match="exists and is public, and private was asked for"):
+        alice(PUSH, run=str(run), repo=repo, options={"private": True})
+    assert hub.state(repo)["tags"] == {}
+
+
+def test_an_equal_model_trained_again_is_the_same_model(hub, alice, run, repo, tmp_path):
+    """Only its seconds differ: a run whose folder was lost goes on in its repository."""
+    alice(PUSH, run=copy_of(run, tmp_path / "first", 1, 2), repo=repo)
+    alice(TRAIN, run=str(tmp_path / "again"), tests=TESTS, settings={})
+    pushed = alice(PUSH, run=str(tmp_path / "again"), repo=repo)
+    assert [task["created"] for task in pushed] == [False, False, True]
+
+
 # ---------------------------------------------------------------------- what can be shared
+
+
+def test_a_relative_folder_is_no_hub_id(alice):
+    config = "type('Config', (), {'base_model_name_or_path': 'org/vit', 'base_model_revision': None})"
+    with pytest.raises(RemoteError, match="'org/vit', a folder of this machine"):
+        alice(f"check_can_be_shared({config}, False, False)")
 
 
 @pytest.fixture(scope="module")

@@ -208,6 +208,16 @@ def test_a_hub_that_stays_away_is_an_error_at_the_end_and_resuming_mends_it(hub,
     assert_same_tensors(tmp_path / "task-03", run / "task-03")
 
 
+def test_a_place_that_is_taken_is_found_before_any_training(hub, alice, run, base, tmp_path):
+    before = hub.state("alice/digits")
+    settings = {"push_to_hub": True, "hub_model_id": "alice/digits"}
+    with pytest.raises(RemoteError, match="has a task-03 already, which another run has learned"):
+        alice(GO_ON, model="alice/digits", revision="task-02", run=str(tmp_path / "a"), tests=TESTS, settings=settings)
+    with pytest.raises(RemoteError, match="has a task-01 already"):
+        alice(TRAIN, run=str(tmp_path / "b"), tests=TESTS, base=base, settings={**settings, "seed": 3})
+    assert hub.state("alice/digits") == before and not list(tmp_path.iterdir())
+
+
 def test_a_push_that_cannot_work_is_refused_before_any_training(hub, alice, run, base, tmp_path):
     settings = {"push_to_hub": True, "hub_model_id": "bob/not-mine"}
     with pytest.raises(RemoteError, match="may not write to bob/not-mine"):

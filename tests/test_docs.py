@@ -1,0 +1,168 @@
+"""What README and docs tell people to type exists: commands, options, Python, links and pages. Nothing is run."""
+
+import re
+import shlex
+import textwrap
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+from test_hub import KILLED, LASTING, PASSING
+from typer.exceptions import TyperException
+
+from smope_hf.cli import app
+from smope_hf.run_arguments import RUN_ARGUMENTS
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CARD = ROOT / "model_cards" / "letters-vit-digits.md"
+FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`([^`\n]+)`")
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+STARTS = (["smope"], ["python", "-m", "smope_hf"], ["accelerate", "launch", "-m", "smope_hf"])
+
+
+@dataclass
+class Block:
+    """A block of code in a page."""
+
+    page: Path
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.name}: {self.text[:40]!r}"
+
+
+def blocks(pages=PAGES) -> list[Block]:
+    found = []
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        found += [Block(page, match[2], textwrap.dedent(match[3])) for match in FENCE.finditer(text)]
+    return found
+
+
+def prose(page: Path) -> str:
+    """The page without its blocks of code."""
+    return FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
+def shell_lines(block: Block) -> list[list[str]]:
+    """The commands of a block, each in its parts: all lines in bash, those behind a prompt in shown sessions."""
+    lines = re.sub(r" *\\\n\s*", " ", block.text).splitlines()
+    if block.language not in ("bash", ""):
+        return []
+    typed = lines if block.language == "bash" else [line[2:] for line in lines if line.startswith("$ ")]
+    return [parts for parts in (shlex.split(line, comments=True) for line in typed) if parts]
+
+
+def smope_commands() -> list[list[str]]:
+    """What follows `smope`, in every way to call it."""
+    found = []
+    for block in blocks([*PAGES, CARD]):
+        for parts in shell_lines(block):
+            start = next((start for start in STARTS if parts[: len(start)] == start), None)
+            found += [parts[len(start) :]] if start else []
+    return found
+
+
+def cli():
+    group = typer.main.get_command(app)
+    return group, group.make_context("smope", [])
+
+
+def options_of(name: str) -> set[str]:
+    group, context = cli()
+    command = group.get_command(context, name)
+    assert command is not None, f"there is no command {name!r}"
+    given = [option for param in command.params for option in (*param.opts, *param.secondary_opts)]
+    return {option.replace("_", "-") for option in given if option.startswith("--")} | {"--help", "--debug"}
+
+
+# ---------------------------------------------------------------------- code
+
+
+@pytest.mark.parametrize("block", [b for b in blocks([*PAGES, CARD]) if b.language == "python"], ids=str)
+def test_python_compiles(block):
+    compile(block.text, str(block.page), "exec")
+
+
+@pytest.mark.parametrize("arguments", smope_commands(), ids=" ".join)
+def test_commands_of_smope_parse(arguments):
+    name, *rest = arguments
+    if name.startswith("-"):
+        assert name in {"--help", "--version"}
+        return
+    group, context = cli()
+    command = group.get_command(context, name)
+    assert command is not None, f"there is no command {name!r}"
+    if "--epohcs" in rest:  # shown as a mistake
+        with pytest.raises(TyperException, match="--epohcs"):
+            command.make_context(name, rest, parent=context)
+    elif "--help" not in rest:
+        command.make_context(name, rest, parent=context)
+
+
+def inline(page: Path, start: str) -> list[str]:
+    return [code for code in INLINE.findall(prose(page)) if code.startswith(start)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_and_options_named_in_the_text_exist(page):
+    group, context = cli()
+    everywhere = set().union(*(options_of(name) for name in group.list_commands(context)))
+    for code in inline(page, "smope "):
+        name, *rest = code.split()[1:]
+        known = everywhere if name == "COMMAND" else options_of(name)
+        assert {part for part in rest if part.startswith("--")} <= known, code
+    for code in inline(page, "--"):
+        assert code.split()[0] in everywhere, f"no command has {code}"
+
+
+def test_examples_are_called_with_files_and_settings_that_exist():
+    known = {f"--{setting.name}" for arguments in RUN_ARGUMENTS for setting in fields(arguments)} | {"--help"}
+    calls = [parts for block in blocks() for parts in shell_lines(block)]
+    inlined = [
+        shlex.split(code) for page in PAGES for start in ("python e", "accelerate ") for code in inline(page, start)
+    ]
+    found = 0
+    for parts in (*calls, *inlined):
+        for script in (part for part in parts if part.startswith("examples/")):
+            assert (ROOT / script).is_file(), script
+            found += 1
+        if "examples/train.py" in parts:
+            assert {part for part in parts if part.startswith("--")} <= known, parts
+    assert found >= 3
+
+
+# ---------------------------------------------------------------------- pages
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings of a page as links name them."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for link in LINK.findall(prose(page)):
+        if not link.startswith(("http://", "https://")):
+            path, _, anchor = link.partition("#")
+            target = (page.parent / path).resolve() if path else page
+            assert target.is_file(), f"{page.name} links to {link}"
+            assert not anchor or anchor in anchors(target), f"{page.name} links to {link}"
+
+
+def test_the_navigation_lists_every_page():
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    listed = [file for entry in nav for file in entry.values()]
+    assert sorted(listed) == sorted(page.name for page in PAGES if page.parent.name == "docs")
+
+
+def test_the_fault_table_counts_the_faults_that_are_tested():
+    text = " ".join((ROOT / "docs" / "hub.md").read_text().split())
+    counts = f"{len(PASSING)} faults that pass, {len(LASTING)} that last, a push killed at {len(KILLED)} moments"
+    assert counts in text, f"docs/hub.md does not say: {counts}"
