@@ -21,7 +21,7 @@ def read_config(folder: Path) -> dict:
     from .safe_json import read_json
 
     config = read_json(folder / "config.json")
-    if config.get("model_type") != "smope" or not config.get("tasks"):
+    if config.get("model_type") not in ("smope", "smope_prompted") or not config.get("tasks"):
         raise ValueError(
             f"{folder} holds a model of type {config.get('model_type')!r} with {len(config.get('tasks') or [])} "
             "tasks learned; a SMoPE checkpoint with at least one task is needed"

@@ -106,6 +106,7 @@ def build_card(
             title=title,
             method=name,
             is_smope=config.model_type == "smope",
+            trains_backbone=config.model_type != "smope" and PROMPT_METHODS[config.method].trains_backbone,
             backbone=_describe_backbone(config, on_hub),
             num_tasks=num_tasks,
             num_classes=config.num_labels,
