@@ -10,7 +10,8 @@ goes on where it was stopped. With --methods separated by spaces, a method may c
 
 The folder gets results.csv, results.md and average_accuracy.png: FAA, CAA and FM (mean and standard deviation over the
 seeds, in percent), trained parameters, GFLOPs of an image's forward pass in training and in evaluation, seconds of
-each stage for a task, and peak memory. Runs on other tasks than the first one's are refused.
+each stage for a task, and peak memory. Runs on other tasks than the first one's are refused, and so is a folder whose
+runs were begun with other settings than those given.
 """
 
 import argparse
@@ -23,18 +24,21 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import HfArgumentParser
 
 from smope_hf.accuracy_matrix import AccuracyMatrix
 from smope_hf.checkpoint import saved_tasks
 from smope_hf.files import atomic_path, write_json
 from smope_hf.hub_files import find_checkpoint
 from smope_hf.plots import plot_average_accuracy
+from smope_hf.run_arguments import RUN_ARGUMENTS, read_recipe, recipe_arguments
 from smope_hf.safe_json import read_json
 from smope_hf.task_manifest import manifest_differences
 
 TRAIN = Path(__file__).parent / "train.py"
 STAGES = ("training", "statistics", "alignment", "evaluation")
 METRICS = {"FAA": "final_average_accuracy", "CAA": "cumulative_average_accuracy", "FM": "forgetting"}
+PROCESS_FILE, SETTINGS_FILE = "process.json", "settings.json"
 ALWAYS = {"joint": {"method": "finetune", "joint": "true"}}
 
 
@@ -44,20 +48,47 @@ def parse_entry(entry: str) -> tuple[str, dict[str, str]]:
     return name, dict(part.split("=", 1) for part in settings.split(",") if part)
 
 
-def run(entry: str, seed: int, folder: Path, rest: list[str]):
-    """Train one method with one seed, unless that is done; notes the peak memory of the process."""
-    if (folder / "metrics.json").is_file():
-        return
+def command_line(entry: str, seed: int, folder: Path, rest: list[str]) -> list[str]:
+    """What `examples/train.py` is given for one run."""
     name, settings = parse_entry(entry)
     options = {"method": name, **ALWAYS.get(name, {}), **settings, "seed": seed, "output_dir": folder}
     options["resume"] = str(bool(saved_tasks(folder))).lower()
-    given = [part for key, value in options.items() for part in (f"--{key}", *str(value).split(" "))]
+    return [*rest, *(part for key, value in options.items() for part in (f"--{key}", str(value)))]
+
+
+def settings_of(arguments: list[str]) -> dict:
+    """Every setting that decides a run's result, by name."""
+    if arguments[0].endswith((".yaml", ".yml")):
+        arguments = recipe_arguments(read_recipe(arguments[0])) + arguments[1:]
+    model, data, args = HfArgumentParser(RUN_ARGUMENTS).parse_args_into_dataclasses(arguments)
+    settings = {**vars(model), **vars(data), **args.recipe()}
+    return {name: value for name, value in settings.items() if name != "num_threads"}
+
+
+def is_done(folder: Path, arguments: list[str]) -> bool:
+    """Whether a run is whole. A run that was begun with other settings is refused, whole or not."""
+    settings = settings_of(arguments)
+    if (folder / SETTINGS_FILE).is_file():
+        before = read_json(folder / SETTINGS_FILE)
+        different = [name for name in settings if settings[name] != before.get(name)]
+        if different:
+            listed = "; ".join(f"{name} = {before.get(name)!r} there, {settings[name]!r} now" for name in different)
+            sys.exit(f"error: {folder} holds a run with other settings: {listed}. Give another --output_dir.")
+    return all((folder / name).is_file() for name in (SETTINGS_FILE, "metrics.json", PROCESS_FILE))
+
+
+def run(entry: str, seed: int, folder: Path, arguments: list[str]):
+    """Train one method with one seed in a process of its own; notes the settings, and the peak memory."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / SETTINGS_FILE, settings_of(arguments))
     print(f"{entry}, seed {seed}", flush=True)
-    process = subprocess.Popen([sys.executable, str(TRAIN), *rest, *given])
+    process = subprocess.Popen([sys.executable, str(TRAIN), *arguments])
     _, status, usage = os.wait4(process.pid, 0)
-    if status != 0:
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
         sys.exit(f"error: {entry} with seed {seed} failed; the message is above. Run the same command to go on.")
-    write_json(folder / "process.json", {"peak_memory_mib": round(usage.ru_maxrss / 1024, 1)})
+    per_mib = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
+    write_json(folder / PROCESS_FILE, {"peak_memory_mib": round(usage.ru_maxrss / per_mib, 1)})
 
 
 def gflops(folder: Path) -> tuple[float, float]:
@@ -96,7 +127,7 @@ def summary(entry: str, folders: list[Path]) -> dict:
     for stage in STAGES:
         tasks = [task.get(stage, 0.0) for content in contents for task in content["seconds_by_task"]]
         row[f"{stage} s/task"] = float(np.mean(tasks))
-    memory = [read_json(folder / "process.json")["peak_memory_mib"] for folder in folders]
+    memory = [read_json(folder / PROCESS_FILE)["peak_memory_mib"] for folder in folders]
     row["peak memory MiB"] = max(memory)
     return row
 
@@ -135,6 +166,8 @@ def _cell(row: dict, column: str) -> str:
         return f"{value / 1e6:.3f} M"
     if not isinstance(value, float):
         return str(value)
+    if column.startswith("GFLOPs"):
+        return f"{value:.4g}"
     return f"{value:.1f} ± {spread:.1f}" if spread is not None else f"{value:.1f}"
 
 
@@ -154,9 +187,17 @@ def main():
     for entry in entries:
         place = options.output_dir / entry.replace(":", "-")
         folders[entry] = [place / f"seed-{seed}" for seed in seeds]
-    for index, seed in enumerate(seeds):  # the first seed of every method before the second of any
-        for entry in entries:
-            run(entry, seed, folders[entry][index], rest)
+    runs = [  # the first seed of every method before the second of any
+        (entry, seed, folders[entry][index], command_line(entry, seed, folders[entry][index], rest))
+        for index, seed in enumerate(seeds)
+        for entry in entries
+    ]
+    try:
+        to_do = [one for one in runs if not is_done(one[2], one[3])]
+    except (ValueError, OSError) as error:  # before any training, whichever run the mistake belongs to
+        sys.exit(f"error: {error}")
+    for one in to_do:
+        run(*one)
     check_same_protocol([folder for of_entry in folders.values() for folder in of_entry])
     write_table([summary(entry, of_entry) for entry, of_entry in folders.items()], options.output_dir)
     matrices = {

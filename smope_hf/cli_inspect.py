@@ -9,6 +9,7 @@ import numpy as np
 from .checkpoint import ROUTING_FILE, STATE_FILE, STATISTICS_FILE, load_state, saved_tasks
 from .checkpoint_guard import read_header
 from .cli_common import class_tasks, ranges, read_config
+from .routing_patterns import balance
 from .state_guard import load_routing
 
 DEAD_SHARE = 0.5  # of a layer's experts
@@ -85,35 +86,22 @@ def routing_health(routing: dict) -> list[dict]:
 
     Returns:
         For each prompt layer the numbers of `experts`, of `dead` and of `frequently_used` ones over all heads, and two
-        means over heads of how even the usage is: `entropy`, over that of even usage, 1 for even and 0 for one
-        expert alone; `gini`, 0 for even and towards 1 for one expert alone.
+        means over heads of how even the usage is, `entropy` and `gini` of [`balance`].
     """
-    return [
-        {
-            "layer": layer["layer"],
-            "experts": sum(map(len, layer["usage_share"])),
-            "dead": sum(map(len, layer["dead_experts"])),
-            "frequently_used": sum(map(len, layer["frequently_used_experts"])),
-            "entropy": round(float(np.mean([_entropy(head) for head in layer["usage_share"]])), 4),
-            "gini": round(float(np.mean([_gini(head) for head in layer["usage_share"]])), 4),
-        }
-        for layer in routing["layers"]
-    ]
-
-
-def _entropy(shares: list[float]) -> float:
-    used = np.array([share for share in shares if share > 0])
-    if len(shares) < 2 or len(used) == 0:
-        return 1.0
-    return float(-(used * np.log(used)).sum() / np.log(len(shares))) + 0.0
-
-
-def _gini(shares: list[float]) -> float:
-    ordered = np.sort(np.asarray(shares, dtype=np.float64))
-    if ordered.sum() == 0:
-        return 0.0
-    places = np.arange(1, len(ordered) + 1)
-    return float(((2 * places - len(ordered) - 1) * ordered).sum() / (len(ordered) * ordered.sum()))
+    health = []
+    for layer in routing["layers"]:
+        heads = [balance(head) for head in layer["usage_share"]]
+        health.append(
+            {
+                "layer": layer["layer"],
+                "experts": sum(map(len, layer["usage_share"])),
+                "dead": sum(map(len, layer["dead_experts"])),
+                "frequently_used": sum(map(len, layer["frequently_used_experts"])),
+                "entropy": round(float(np.mean([head.entropy for head in heads])), 4),
+                "gini": round(float(np.mean([head.gini for head in heads])), 4),
+            }
+        )
+    return health
 
 
 def warnings(report: dict) -> list[str]:

@@ -22,6 +22,8 @@ def plot(
 ):
     """Draw accuracy matrix, average accuracy and usage of experts.
 
+    Where the run holds routing_patterns.json, also balance, overlap and survival of its routing.
+
     Of several runs, their average accuracies in one picture.
 
     \b
@@ -79,6 +81,26 @@ def draw_run(run: Path, output: Path, suffix: str, theme: dict, every_task: bool
     for task in tasks:
         paths.append(output / f"expert_usage{f'-task-{task + 1:02d}' if every_task else ''}.{suffix}")
         draw_usage(folders, task, paths[-1], theme)
+    return paths + draw_patterns(run, output, suffix, theme)
+
+
+def draw_patterns(run: Path, output: Path, suffix: str, theme: dict) -> list[Path]:
+    """What a `RoutingRecorder` recorded: balance, and from two tasks on overlap and survival; else nothing."""
+    from .routing_plots import plot_balance, plot_survival, plot_task_overlap
+    from .routing_record import PATTERNS_FILE, balance_over_tasks, load_patterns, overlap_of_tasks, survival_over_tasks
+
+    if not (run / PATTERNS_FILE).is_file():
+        return []
+    record = load_patterns(run)
+    paths = [output / f"routing_balance.{suffix}"]
+    plot_balance(*balance_over_tasks(record), paths[0], layers=record["layers"], theme=theme)
+    if len(record["tasks"]) > 1:
+        paths.append(output / f"routing_overlap.{suffix}")
+        plot_task_overlap(overlap_of_tasks(record), paths[-1], theme=theme)
+    survival = survival_over_tasks(record)
+    if any(value == value for value in survival.flat):  # not NaN
+        paths.append(output / f"routing_survival.{suffix}")
+        plot_survival(survival, paths[-1], chance=record["chance_survival"], theme=theme)
     return paths
 
 

@@ -1,0 +1,98 @@
+"""Reading routing_patterns.json, and its numbers as arrays over tasks."""
+
+from pathlib import Path
+
+import numpy as np
+
+from .safe_json import ADVICE, read_json, shown
+from .state_guard import is_count, is_fraction, is_list_of, is_text
+
+PATTERNS_FILE = "routing_patterns.json"
+FORMAT_VERSION = 1
+_MEASURES = {"balance": ("entropy", "gini", "dead_share"), "overlap": ("usage", "experts")}
+
+
+def load_patterns(run: Path) -> dict:
+    """What a [`RoutingRecorder`] wrote in a run's folder, checked.
+
+    Raises:
+        ValueError: naming the field that is missing or has another type, range or length than a record has.
+        OSError: when there is no record.
+    """
+    file = Path(run) / PATTERNS_FILE
+    content = read_json(file)
+    check = _Checker(file)
+    version = content.get("format_version")
+    check("format_version", version, is_count(version) and 1 <= version <= FORMAT_VERSION, f"1 to {FORMAT_VERSION}")
+    layers, tasks = content.get("layers"), content.get("tasks")
+    check("layers", layers, is_list_of(layers, is_count) and layers, "numbers of layers")
+    for name in ("num_experts", "top_k", "images_per_task"):
+        check(name, content.get(name), is_count(content.get(name)), "an integer from 0")
+    check("chance_survival", content.get("chance_survival"), is_fraction(content.get("chance_survival")), "0 to 1")
+    check("tasks", tasks, is_list_of(tasks, lambda task: isinstance(task, dict)) and tasks, "an object for each task")
+    for index, entry in enumerate(tasks):
+        _check_task(check, entry, index, len(layers))
+    return content
+
+
+class _Checker:
+    def __init__(self, file: Path):
+        self.file = file
+
+    def __call__(self, name: str, value, fits, allowed: str):
+        if not fits:
+            raise ValueError(f"{self.file}: {name} is {shown(value)}. Allowed: {allowed}. {ADVICE}")
+
+
+def _check_task(check: _Checker, entry: dict, index: int, layers: int):
+    where = f"tasks[{index}]"
+    check(f"{where}.task", entry.get("task"), is_count(entry.get("task")) and entry["task"] == index + 1, index + 1)
+    check(f"{where}.usage_sha256", entry.get("usage_sha256"), is_text(entry.get("usage_sha256")), "text")
+    check(f"{where}.test_images", entry.get("test_images"), is_count(entry.get("test_images")), "an integer from 0")
+    for part, names in _MEASURES.items():
+        values = entry.get(part)
+        check(f"{where}.{part}", values, isinstance(values, dict), "an object")
+        for name in names:
+            rows = values.get(name)
+            length = index if part == "overlap" else None
+            fits = is_list_of(rows, lambda row: _fractions(row, length)) and len(rows) == layers
+            check(f"{where}.{part}.{name}", rows, fits, f"numbers in [0, 1] for each of {layers} layers")
+    marked = entry.get("frequently_used_share", 0)
+    fits = marked is None or (is_list_of(marked, lambda row: _fractions(row, None)) and len(marked) == layers)
+    check(f"{where}.frequently_used_share", marked, fits, f"numbers in [0, 1] for each of {layers} layers; or null")
+    survival = entry.get("survival", 0)
+    fits = survival is None or (
+        is_list_of(survival, lambda row: row is None or _fractions(row, layers)) and len(survival) == index
+    )
+    check(f"{where}.survival", survival, fits, "numbers in [0, 1] for each layer, for each task before; or null")
+
+
+def _fractions(row, length: int | None) -> bool:
+    return is_list_of(row, is_fraction) and (len(row) == length if length is not None else len(row) > 0)
+
+
+def balance_over_tasks(record: dict) -> tuple[np.ndarray, np.ndarray]:
+    """Entropy and dead share after each task, means over heads, (T, L) each."""
+    parts = [task["balance"] for task in record["tasks"]]
+    entropy, dead = ([[np.mean(head) for head in part[name]] for part in parts] for name in ("entropy", "dead_share"))
+    return np.array(entropy), np.array(dead)
+
+
+def overlap_of_tasks(record: dict, measure: str = "usage") -> np.ndarray:
+    """Overlap of every two tasks, mean over layers, (T, T), NaN on the diagonal; `measure` is "usage" or "experts"."""
+    count = len(record["tasks"])
+    matrix = np.full((count, count), np.nan)
+    for index, task in enumerate(record["tasks"]):
+        matrix[index, :index] = matrix[:index, index] = np.mean(task["overlap"][measure], axis=0)
+    return matrix
+
+
+def survival_over_tasks(record: dict) -> np.ndarray:
+    """Survival of each task's routing (row) after each later one (column), mean over layers, (T, T), NaN elsewhere."""
+    count = len(record["tasks"])
+    matrix = np.full((count, count), np.nan)
+    for after, task in enumerate(record["tasks"]):
+        for number, layers in enumerate(task["survival"] or ()):
+            if layers is not None:
+                matrix[number, after] = np.mean(layers)
+    return matrix

@@ -1,0 +1,134 @@
+"""`examples/benchmark.py`: methods and seeds into one table, nothing trained twice, nothing mixed that differs."""
+
+import csv
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from runs import assert_same_tensors, read
+
+BENCHMARK = Path(__file__).resolve().parents[1] / "examples" / "benchmark.py"
+TINY = [
+    "--dataset", "embedded", "--backbone", "embedded", "--num_tasks", "2", "--max_train_samples_per_class", "4",
+    "--max_test_samples_per_class", "2", "--epochs", "1", "--dense_epochs", "0", "--batch_size", "10",
+    "--num_threads", "1", "--disable_progress", "true",
+]  # fmt: skip
+METHODS, SEEDS = ("smope", "dualprompt"), (0, 1)
+COLUMNS = [
+    "method", "seeds", "FAA", "FAA std", "CAA", "CAA std", "FM", "FM std", "parameters", "GFLOPs train",
+    "GFLOPs test", "training s/task", "statistics s/task", "alignment s/task", "evaluation s/task", "peak memory MiB",
+]  # fmt: skip
+pytestmark = pytest.mark.slow
+
+
+def benchmark(monkeypatch, folder, *options, methods=",".join(METHODS), seeds="0,1"):
+    """As from the command line; what it trains runs in processes of their own."""
+    spec = importlib.util.spec_from_file_location("example_benchmark", BENCHMARK)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    given = ["--methods", methods, "--seeds", seeds, "--output_dir", str(folder), *TINY, *options]
+    monkeypatch.setattr(sys, "argv", [str(BENCHMARK), *given])
+    module.main()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Two methods with two seeds each; a blank in the folder's name must do no harm."""
+    folder = tmp_path_factory.mktemp("side by side")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        benchmark(monkeypatch, folder)
+    return folder
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """The same folder, to be changed."""
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+def runs(folder):
+    return [folder / method / f"seed-{seed}" for method in METHODS for seed in SEEDS]
+
+
+def rows(folder):
+    with open(folder / "results.csv", newline="", encoding="utf-8") as file:
+        return {row["method"]: row for row in csv.DictReader(file)}
+
+
+def test_the_table_has_a_row_for_each_method_and_says_what_the_runs_say(finished):
+    table = rows(finished)
+    assert list(table) == list(METHODS) and all(list(row) == COLUMNS for row in table.values())
+    for method, row in table.items():
+        found = [read(finished / method / f"seed-{seed}", "metrics.json")["metrics"] for seed in SEEDS]
+        first, second = (100 * metrics["final_average_accuracy"] for metrics in found)
+        assert float(row["FAA"]) == pytest.approx((first + second) / 2) and row["seeds"] == "2"
+        assert float(row["FAA std"]) == pytest.approx(abs(first - second) / 2**0.5)
+        assert all(float(row[column]) > 0 for column in COLUMNS[8:])
+    # 6 layers of 3 heads with 25 keys and values of 32, and 10 classes of 96 features with a bias
+    assert int(table["smope"]["parameters"]) == 6 * 3 * 25 * 2 * 32 + 10 * 97
+    lines = (finished / "results.md").read_text().splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == [f"| {method}" for method in METHODS]
+    shown = [column for column in COLUMNS if column != "seeds" and not column.endswith(" std")]
+    assert lines[0] == "| " + " | ".join(shown) + " |" and "±" in lines[2]
+    assert (finished / "average_accuracy.png").stat().st_size > 1000
+
+
+def test_a_query_costs_a_second_forward_pass(finished):
+    table = rows(finished)
+    smope, query = (float(table[method]["GFLOPs test"]) for method in METHODS)
+    assert query / smope == pytest.approx(2, rel=0.15)
+
+
+def test_a_second_call_trains_nothing(copied, monkeypatch):
+    before = [(folder / "metrics.json").stat().st_mtime_ns for folder in runs(copied)]
+    table = (copied / "results.csv").read_text()
+    (copied / "results.csv").unlink()
+    monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a run was started"))
+    benchmark(monkeypatch, copied)
+    assert [(folder / "metrics.json").stat().st_mtime_ns for folder in runs(copied)] == before
+    assert (copied / "results.csv").read_text() == table
+
+
+def test_a_run_that_was_cut_is_gone_on_with(copied, finished, monkeypatch):
+    """In the middle of a task, or between its last task and the note of its memory."""
+    noteless = copied / "smope" / "seed-0"
+    (noteless / "process.json").unlink()
+    cut = copied / "dualprompt" / "seed-1"
+    (cut / "metrics.json").unlink()
+    shutil.rmtree(cut / "task-02")
+    kept = (cut / "task-01" / "model.safetensors").stat().st_mtime_ns
+    others = [folder for folder in runs(copied) if folder not in (cut, noteless)]
+    before = [(folder / "metrics.json").stat().st_mtime_ns for folder in others]
+    benchmark(monkeypatch, copied)
+    assert (cut / "task-01" / "model.safetensors").stat().st_mtime_ns == kept
+    assert_same_tensors(cut / "task-02", finished / "dualprompt" / "seed-1" / "task-02")
+    assert [(folder / "metrics.json").stat().st_mtime_ns for folder in others] == before
+    table, expected = rows(copied), rows(finished)
+    assert all(table[method][column] == expected[method][column] for method in METHODS for column in ("FAA", "CAA"))
+    assert (noteless / "process.json").is_file()
+
+
+def test_runs_on_other_tasks_share_no_table(copied, monkeypatch):
+    (copied / "results.csv").unlink()
+    with pytest.raises(SystemExit) as refused:
+        benchmark(monkeypatch, copied, methods="smope ncm:class_order_seed=1", seeds="0")
+    message = str(refused.value)
+    assert str(copied / "smope" / "seed-0") in message
+    assert str(copied / "ncm-class_order_seed=1" / "seed-0") in message
+    assert "learned different tasks" in message and "task 0: classes" in message
+    assert not (copied / "results.csv").exists()
+
+
+def test_runs_with_other_settings_are_not_taken_for_what_was_asked(copied, monkeypatch):
+    monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a run was started"))
+    with pytest.raises(SystemExit, match=r"seed-0 holds a run with other settings: learning_rate = 0.005 there, 0.1"):
+        benchmark(monkeypatch, copied, "--learning_rate", "0.1")
+
+
+def test_a_mistake_is_found_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a run was started"))
+    with pytest.raises(SystemExit, match="epochs = 0 is not allowed"):
+        benchmark(monkeypatch, tmp_path / "new", methods="smope lda:epochs=0")
+    assert not (tmp_path / "new").exists()

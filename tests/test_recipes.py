@@ -1,0 +1,185 @@
+"""The recipes on tiny data with their data sets' columns, the ablations, and the method that docs/ shows."""
+
+import ast
+import importlib.util
+import inspect
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from runs import read
+from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
+
+from smope_hf.method_l2p import DeepL2P
+from smope_hf.run_arguments import ModelArguments, build_arguments, load_model, load_stream, read_recipe
+from smope_hf.training_args import ContinualTrainingArguments
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+RECIPES = EXAMPLES / "recipes"
+ABLATIONS = {
+    "no-noise": {"noise_epsilon": (0.4, 0.0)},
+    "no-prototype-loss": {"prototype_loss_coef": (1e-5, 0.0)},
+    "no-router-loss": {"router_loss_coef": (1e-5, 0.0)},
+    "no-sparsity": {"method": (None, "one-prompt")},
+    "no-alignment": {"alignment": (None, "none")},
+    "unmasked-routing": {"routing": (None, "unmasked")},
+}
+# design.md, step 10: tasks, epsilon, weights of router and prototype loss, learning rate, batch, schedule
+PUBLISHED = {
+    "cifar100": (10, 0.4, 1e-5, 1e-5, 0.005, 128, "cosine"),
+    "imagenet-r-5": (5, 0.7, 1e-4, 1e-5, 0.0025, 64, "cosine"),
+    "imagenet-r-10": (10, 0.5, 5e-5, 1e-4, 0.0025, 64, "cosine"),
+    "imagenet-r-20": (20, 0.3, 1e-4, 5e-5, 0.0025, 64, "cosine"),
+    "cub-200": (10, 0.4, 1e-5, 5e-5, 0.005, 128, "cosine-per-epoch"),
+}
+TINY = {"epochs": 1, "dense_epochs": 0, "alignment_epochs": 1}  # what a tiny run does otherwise than its recipe
+
+
+def example(name):
+    """An example's module, as `python examples/NAME.py` would run it."""
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def image(row):
+    """Small images of several sizes, some of them grey, as photographs and renditions are."""
+    shape = (16 + row % 3, 20) if row % 4 == 0 else (18, 16 + row % 5, 3)
+    return np.random.default_rng(row).integers(0, 256, shape, dtype=np.uint8)
+
+
+def split(columns, num_classes, per_class):
+    """Rows for each class, with each column's value of a class; `image` or `img` is the image."""
+    rows = [index % num_classes for index in range(num_classes * per_class)]
+    features = Features({name: kind for name, (kind, _) in columns.items()})
+    data = {name: [value(row, label) for row, label in enumerate(rows)] for name, (_, value) in columns.items()}
+    return Dataset.from_dict(data, features=features)
+
+
+def save_cifar100(folder, num_classes):
+    fine, coarse = (ClassLabel(names=[f"{kind} {label}" for label in range(num_classes)]) for kind in "fc")
+    columns = {
+        "img": (Image(), lambda row, _: image(row)),
+        "fine_label": (fine, lambda _, label: label),
+        "coarse_label": (coarse, lambda _, label: label // 2),
+    }
+    DatasetDict({"train": split(columns, num_classes, 3), "test": split(columns, num_classes, 1)}).save_to_disk(folder)
+
+
+def save_imagenet_r(folder, num_classes):
+    columns = {
+        "image": (Image(), lambda row, _: image(row)),
+        "wnid": (Value("string"), lambda _, label: f"n{label:08d}"),
+        "class_name": (Value("string"), lambda _, label: f"rendition_{label}"),
+    }
+    split(columns, num_classes, 5).save_to_disk(folder)  # the one split, saved alone, as the recipe's header says
+
+
+def save_cub(folder, num_classes):
+    names = ClassLabel(names=[f"{label + 1:03d}.Bird" for label in range(num_classes)])
+    columns = {"image": (Image(), lambda row, _: image(row)), "label": (names, lambda _, label: label)}
+    DatasetDict({"train": split(columns, num_classes, 3), "test": split(columns, num_classes, 1)}).save_to_disk(folder)
+
+
+SAVE = {"cifar100": save_cifar100, "cub-200": save_cub}
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    """A random ViT with the six layers that the recipes name, and its image processor."""
+    folder = tmp_path_factory.mktemp("backbone")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "image_size": 16, "patch_size": 8}
+    ViTModel(ViTConfig(num_hidden_layers=6, **sizes), add_pooling_layer=False).save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_recipe_of_the_paper_holds_the_published_settings(name):
+    recipe = read_recipe(RECIPES / f"{name}.yaml")
+    tasks, epsilon, router, prototype, learning_rate, batch, schedule = PUBLISHED[name]
+    expected = {
+        "num_tasks": tasks, "noise_epsilon": epsilon, "router_loss_coef": router, "prototype_loss_coef": prototype,
+        "learning_rate": learning_rate, "batch_size": batch, "lr_schedule": schedule, "epochs": 20, "num_experts": 25,
+        "top_k": 5, "prefix_lr_multiplier": 5, "weight_decay": 0, "min_learning_rate": 1e-6, "dense_epochs": 10,
+        "prompt_layers": [0, 1, 2, 3, 4, 5], "routing": "unmasked", "normalization": "reference",
+        "statistics": "train", "alignment": "gaussian", "alignment_epochs": 50, "alignment_learning_rate": 1e-5,
+        "alignment_weight_decay": 5e-4, "backbone": "google/vit-base-patch16-224-in21k",
+    }  # fmt: skip
+    assert {key: recipe.get(key) for key in expected} == expected
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_recipe_of_the_paper_runs_on_data_with_its_columns(name, backbone, tmp_path, monkeypatch):
+    monkeypatch.setattr("smope_hf.model_card.plot_accuracy_matrix", lambda *_, **__: None)  # the slowest part by far
+    recipe = read_recipe(RECIPES / f"{name}.yaml")
+    num_classes = recipe["num_tasks"] * 2
+    SAVE.get(name, save_imagenet_r)(tmp_path / "data", num_classes)
+    given = {**TINY, "dataset": tmp_path / "data", "backbone": backbone, "output_dir": tmp_path / "run"}
+    options = [str(part) for key, value in given.items() for part in (f"--{key}", value)]
+    content = example("train").main([str(RECIPES / f"{name}.yaml"), *options, "--disable_progress", "true"])
+
+    training = {setting.name for setting in fields(ContinualTrainingArguments)} & set(recipe)
+    assert {key: content["recipe"][key] for key in training} == {key: {**recipe, **TINY}[key] for key in training}
+    config = read(tmp_path / "run" / f"task-{recipe['num_tasks']:02d}", "config.json")
+    of_model = {setting.name for setting in fields(ModelArguments)} & set(recipe) - {"backbone"}
+    assert {key: config[key] for key in of_model} == {key: recipe[key] for key in of_model}
+    manifest = read(tmp_path / "run", "manifest.json")
+    assert manifest["columns"]["label"] == recipe["label_column"] and manifest["seed"] == recipe["class_order_seed"]
+    assert manifest["options"]["num_tasks"] == recipe["num_tasks"] == len(content["accuracy_matrix"])
+    assert manifest["num_classes"] == num_classes and manifest["options"]["test_split"] in (None, "test")
+    assert 0 <= content["metrics"]["final_average_accuracy"] <= 1
+
+
+def test_the_split_of_imagenet_r_is_80_to_20_in_every_class_and_pinned(tmp_path):
+    save_imagenet_r(tmp_path / "data", 10)
+    recipe = read_recipe(RECIPES / "imagenet-r-5.yaml")
+    _, data, _ = build_arguments({**recipe, "dataset": str(tmp_path / "data")})
+    stream = load_stream(data)
+    for task in stream:
+        assert np.bincount(task.train.labels - task.class_ids.start).tolist() == [4, 4]
+        assert np.bincount(task.test.labels - task.class_ids.start).tolist() == [1, 1]
+    again = load_stream(data)
+    assert again.manifest()["protocol_hash"] == stream.manifest()["protocol_hash"]
+    data.class_order_seed += 1
+    assert load_stream(data).manifest()["protocol_hash"] != stream.manifest()["protocol_hash"]
+
+
+def test_every_ablation_is_listed():
+    assert {path.stem for path in (RECIPES / "ablations").glob("*.yaml")} == set(ABLATIONS)
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_differs_in_what_it_names_alone(name, backbone):
+    short, ablation = read_recipe(RECIPES / "cifar100-short.yaml"), read_recipe(RECIPES / "ablations" / f"{name}.yaml")
+    changed = {key for key in short.keys() | ablation.keys() if short.get(key) != ablation.get(key)}
+    assert {key: (short.get(key), ablation.get(key)) for key in changed} == ABLATIONS[name]
+    (key,) = changed
+    header = (RECIPES / "ablations" / f"{name}.yaml").read_text().partition("\nlabel_column")[0]
+    assert "Ablation of ../cifar100-short.yaml" in header and f"# Changed    {key}: " in header
+    built = [build_arguments({"dataset": "embedded", **recipe}) for recipe in (short, ablation)]
+    assert built[0] != built[1]  # a setting to its default would be no ablation
+
+
+def test_no_sparsity_has_every_expert_on_and_no_loss_of_the_routing(backbone):
+    recipe = read_recipe(RECIPES / "ablations" / "no-sparsity.yaml")
+    model_args, _, _ = build_arguments({"dataset": "embedded", **recipe, "backbone": backbone})
+    config = load_model(model_args)[0].config
+    assert config.top_k == config.num_experts == 25
+    assert config.router_loss_coef == config.prototype_loss_coef == 0
+
+
+def test_the_method_shown_in_the_documentation_is_the_one_that_runs():
+    (shown,) = re.findall(r"```python\n(.*?)```", (EXAMPLES.parent / "docs" / "methods.md").read_text(), re.DOTALL)
+    assert len(shown.splitlines()) <= 40
+    trees = [ast.parse(text) for text in (shown, inspect.getsource(inspect.getmodule(DeepL2P)))]
+    for node in ast.walk(trees[1]):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node):
+            node.body.pop(0)
+    assert ast.unparse(trees[0]) == ast.unparse(trees[1])
