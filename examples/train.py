@@ -19,7 +19,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
 from smope_hf import ContinualTrainer
-from smope_hf.run_arguments import RUN_ARGUMENTS, load_model, load_stream, read_recipe, recipe_arguments
+from smope_hf.run_arguments import RUN_ARGUMENTS, callbacks_of, load_model, load_stream, read_recipe, recipe_arguments
 from smope_hf.training_phase import TrainingDivergedError
 from smope_hf.yardsticks import run_yardsticks
 
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> dict:
     torch.manual_seed(args.seed)
     stream = load_stream(data)
     model, image_processor = load_model(model_args)
-    trainer = ContinualTrainer(model, args, stream, image_processor)
+    trainer = ContinualTrainer(model, args, stream, image_processor, callbacks_of(data, model))
     if data.yardsticks:
         trainer.yardsticks = run_yardsticks(trainer)
     return trainer.train()

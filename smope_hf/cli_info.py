@@ -59,18 +59,22 @@ def _facts(report: dict) -> list[tuple[str, str]]:
     base = report["base_model"] or "none, the backbone is in the checkpoint"
     revision = f" at {report['base_model_revision'][:12]}" if report["base_model_revision"] else ""
     kind = "standalone" if report["standalone"] else "adapter"
-    parts = {"experts": "in experts", "head": "in the head", "backbone": "in the backbone"}
+    parts = {"experts": "in experts", "prompts": "in prompts", "head": "in the head", "backbone": "in the backbone"}
     numbers = [
         f"{report['parameters'][part]:,} {text}" for part, text in parts.items() if part in report["parameters"]
     ]
-    layers = f"{ranges(report['prompt_layers'])} of {report['num_layers']}"
+    layers = f"{ranges(report['prompt_layers']) or 'none'} of {report['num_layers']}"
+    experts = [
+        ("experts", f"{report['num_experts']} per head, top {report['top_k']}, in layers {layers}"),
+        ("routing", f"{report['routing_mode']}, noise epsilon {report['noise_epsilon']}"),
+    ]
+    rival = [("method", f"{report['method']}, prompts in layers {layers}, settings {report['settings'] or 'default'}")]
     sizes = sorted(report["bytes_by_file"].items(), key=lambda item: -item[1])
     return [
         ("checkpoint", f"{report['model']} ({kind})"),
         ("base model", f"{base}{revision} ({report['backbone']})"),
         ("classes", f"{report['num_classes']} in {len(report['tasks'])} tasks"),
-        ("experts", f"{report['num_experts']} per head, top {report['top_k']}, in layers {layers}"),
-        ("routing", f"{report['routing_mode']}, noise epsilon {report['noise_epsilon']}"),
+        *(experts if report["method"] == "smope" else rival),
         ("parameters", ", ".join(numbers)),
         ("on disk", f"{_size(sum(size for _, size in sizes))}"),
         *(("", f"{_size(size):>8}  {name}") for name, size in sizes),

@@ -36,10 +36,9 @@ def describe_checkpoint(folder: Path) -> dict:
         "base_model_revision": config.get("base_model_revision"),
         "backbone": config["backbone_config"]["model_type"],
         "standalone": "backbone" in parameters,
-        "num_experts": config["num_experts"],
-        "top_k": config["top_k"],
-        "noise_epsilon": config["noise_epsilon"],
-        "routing_mode": config["routing"],
+        "method": config.get("method", "smope"),
+        **{name: config.get(name) for name in ("num_experts", "top_k", "noise_epsilon", "settings")},
+        "routing_mode": config.get("routing"),
         "prompt_layers": config["prompt_layers"],
         "num_layers": config["backbone_config"].get("num_hidden_layers"),
         "num_classes": sum(map(len, names)),
@@ -67,14 +66,14 @@ def describe_run(run: Path) -> list[dict]:
 
 
 def count_parameters(folder: Path) -> dict[str, int]:
-    """Numbers in the weights by part: `experts`, `head`, `routing_state`, and `backbone` where it is stored."""
+    """Numbers in the weights by part: `experts` or `prompts`, `head`, `routing_state`, `backbone` where stored."""
     counts: Counter = Counter()
     for path in sorted(folder.glob("model*.safetensors")):
         for name, (shape, _) in read_header(path).items():
             if name.startswith("prefix_experts."):
                 part = "experts" if name.endswith((".keys", ".values")) else "routing_state"
             else:
-                part = "head" if name.startswith("classifier.") else "backbone"
+                part = {"classifier": "head", "prompts": "prompts"}.get(name.partition(".")[0], "backbone")
             counts[part] += math.prod(shape)
     if not counts:
         raise FileNotFoundError(f"{folder} holds no model.safetensors")
@@ -122,7 +121,7 @@ def warnings(report: dict) -> list[str]:
             f"Nearly all experts are marked as frequently used in {_layers(marked)}: noise no longer steers "
             "new tasks away from them. Train with more (--num-experts)."
         )
-    if report["routing"] is None:
+    if report["routing"] is None and report["method"] == "smope":
         found.append(f"There is no {ROUTING_FILE}: how the experts are used is not known.")
     if STATISTICS_FILE not in report["bytes_by_file"]:
         found.append(

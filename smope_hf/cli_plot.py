@@ -64,6 +64,7 @@ def draw_together(runs: list[Path], output: Path, suffix: str, theme: dict) -> l
 
 def draw_run(run: Path, output: Path, suffix: str, theme: dict, every_task: bool) -> list[Path]:
     """All pictures of one run."""
+    from .checkpoint import ROUTING_FILE
     from .plots import plot_accuracy_matrix, plot_average_accuracy
 
     matrix = _matrix(run)
@@ -71,17 +72,23 @@ def draw_run(run: Path, output: Path, suffix: str, theme: dict, every_task: bool
     plot_accuracy_matrix(matrix, paths[0], partial=True, theme=theme)
     if matrix.is_complete:
         paths.append(output / f"average_accuracy.{suffix}")
-        plot_average_accuracy({"SMoPE": matrix, **_yardsticks(run)}, paths[1], theme=theme)
+        plot_average_accuracy({_method(run): matrix, **_yardsticks(run)}, paths[1], theme=theme)
     else:
         typer.echo("no average accuracy: not every task was tested after every task", err=True)
     folders = _task_folders(run)
-    if not folders:
+    if not folders or not (folders[-1] / ROUTING_FILE).is_file():  # a rival has no experts
         return paths
     tasks = range(len(_usage(folders[-1]))) if every_task else [len(_usage(folders[-1])) - 1]
     for task in tasks:
         paths.append(output / f"expert_usage{f'-task-{task + 1:02d}' if every_task else ''}.{suffix}")
         draw_usage(folders, task, paths[-1], theme)
     return paths + draw_patterns(run, output, suffix, theme)
+
+
+def _method(run: Path) -> str:
+    from .safe_json import read_json
+
+    return read_json(run / "metrics.json").get("method", "SMoPE") if (run / "metrics.json").is_file() else "SMoPE"
 
 
 def draw_patterns(run: Path, output: Path, suffix: str, theme: dict) -> list[Path]:

@@ -12,6 +12,7 @@ from .run_arguments import (
     DataArguments,
     ModelArguments,
     build_arguments,
+    callbacks_of,
     load_model,
     load_stream,
     read_recipe,
@@ -53,7 +54,7 @@ def train(
     torch.manual_seed(args.seed)
     stream = load_stream(data)
     model, image_processor = load_model(model_args)
-    trainer = ContinualTrainer(model, args, stream, image_processor)
+    trainer = ContinualTrainer(model, args, stream, image_processor, callbacks_of(data, model))
     trainer.accelerator.print(f"{stream!r} on {model_args.backbone}")
     if data.yardsticks:
         trainer.yardsticks = run_yardsticks(trainer)

@@ -14,7 +14,7 @@ from .plots import plot_accuracy_matrix, plot_average_accuracy
 from .terminal import accuracy_table, metrics_table
 
 RESULT_FILES = ("metrics.json", "manifest.json", "accuracy_matrix.csv")
-NAMES = {"smope": "SMoPE", "ncm": "NCM", "lda": "LDA"}
+NAMES = {"ncm": "NCM", "lda": "LDA", "linear": "linear"}
 
 
 def write_results(
@@ -32,18 +32,18 @@ def write_results(
         matrix: accuracy matrix of the method.
         test_counts: test images of each task.
         manifest: of the task stream.
-        details: what else belongs into metrics.json (settings, seconds, versions).
+        details: what else belongs into metrics.json: the name of the `method`, settings, seconds, versions.
         yardsticks: accuracy matrices of other methods on the same tasks, by name.
 
     Returns:
         The content of metrics.json.
     """
     output_dir = Path(output_dir)
-    matrices = {"smope": matrix, **(yardsticks or {})}
-    metrics = {name: metrics_where_measured(rows, test_counts) for name, rows in matrices.items()}
+    matrices = {details["method"]: matrix, **{NAMES[name]: rows for name, rows in (yardsticks or {}).items()}}
+    others = (yardsticks or {}).items()
     content = {
-        "metrics": metrics["smope"],
-        "yardsticks": {name: values for name, values in metrics.items() if name != "smope"},
+        "metrics": metrics_where_measured(matrix, test_counts),
+        "yardsticks": {name: metrics_where_measured(rows, test_counts) for name, rows in others},
         "yardstick_matrices": {name: rows.to_json() for name, rows in (yardsticks or {}).items()},
         "protocol_hash": manifest["protocol_hash"],
         **details,
@@ -51,7 +51,7 @@ def write_results(
     write_json(output_dir / "metrics.json", content)
     write_json(output_dir / "manifest.json", manifest)
     matrix.to_csv(output_dir / "accuracy_matrix.csv")
-    draw_results(output_dir / "plots", matrices)
+    draw_results(output_dir / "plots", matrix, matrices)
     return content
 
 
@@ -70,13 +70,12 @@ def keep_results(output_dir: str | Path, num_tasks: int):
                 os.replace(Path(output_dir) / name, kept / name)
 
 
-def draw_results(folder: Path, matrices: Mapping[str, AccuracyMatrix]):
-    """Draw the accuracy matrix of "smope" and the average accuracy of all methods, as far as they were measured."""
-    matrix = matrices["smope"]
+def draw_results(folder: Path, matrix: AccuracyMatrix, matrices: Mapping[str, AccuracyMatrix]):
+    """Draw an accuracy matrix, and the average accuracy of all methods by name, as far as they were measured."""
     if not np.isnan(matrix.as_array()).all():
         plot_accuracy_matrix(matrix.as_array(), folder / "accuracy_matrix.png", partial=True)
     if matrix.is_complete:
-        curves = {NAMES.get(name, name): rows.as_array() for name, rows in matrices.items()}
+        curves = {name: rows.as_array() for name, rows in matrices.items()}
         plot_average_accuracy(curves, folder / "average_accuracy.png")
 
 
@@ -85,4 +84,4 @@ def print_results(console: Console, matrix: AccuracyMatrix, content: Mapping):
     console.print(accuracy_table(matrix.as_array()))
     names = {"ncm": "NCM on frozen features", "lda": "LDA on frozen features", "linear": "linear head, task by task"}
     others = {names.get(name, name): metrics for name, metrics in content["yardsticks"].items()}
-    console.print(metrics_table({"SMoPE": content["metrics"], **others}))
+    console.print(metrics_table({content["method"]: content["metrics"], **others}))

@@ -81,6 +81,7 @@ class DataArguments(CheckedArguments):
     class_order_seed: int = field(default=0, metadata={"help": "Seed of the class order and of image choices."})
     image_column: str | None = field(default=None, metadata={"help": "Default: the only Image column."})
     label_column: str | None = field(default=None, metadata={"help": "Default: the only ClassLabel column."})
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
     test_split: str | None = field(default=None, metadata={"help": "Default: test, else validation."})
     test_fraction: float = field(default=0.0, metadata={"help": "Share of train to test on where no split is."})
     validation_fraction: float = field(default=0.0, metadata={"help": "Share of train set aside in each task."})
@@ -88,6 +89,9 @@ class DataArguments(CheckedArguments):
     max_test_samples_per_class: int | None = field(default=None, metadata={"help": "Test on so many at most."})
     joint: bool = field(default=False, metadata={"help": "All tasks at once: the upper bound of a comparison."})
     yardsticks: bool = field(default=False, metadata={"help": "Also measure NCM, LDA and a linear head, all frozen."})
+    record_routing: bool = field(
+        default=False, metadata={"help": "Record after each task which experts old tasks' test images wake."}
+    )
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads of torch; default torch's own."})
 
     def __post_init__(self):
@@ -206,6 +210,7 @@ def load_stream(data: DataArguments):
         seed=data.class_order_seed,
         image_column=data.image_column,
         label_column=data.label_column,
+        train_split=data.train_split,
         test_split=data.test_split,
         test_fraction=data.test_fraction,
         validation_fraction=data.validation_fraction,
@@ -245,6 +250,21 @@ def method_config(model_args: ModelArguments):
     if model_args.method == "one-prompt":  # SMoPE without sparsity: every expert is always on, nothing is routed
         experts |= {"top_k": model_args.num_experts, "router_loss_coef": 0.0, "prototype_loss_coef": 0.0}
     return SMoPEForImageClassification, experts
+
+
+def callbacks_of(data: DataArguments, model) -> list:
+    """The callbacks that the arguments ask for.
+
+    Raises:
+        ValueError: for a record of routing in a model without experts.
+    """
+    if not data.record_routing:
+        return []
+    from .routing_recorder import RoutingRecorder
+
+    if not model.records_usage:
+        raise ValueError("record_routing needs a model with experts: --method smope or one-prompt.")
+    return [RoutingRecorder()]
 
 
 def load_model(model_args: ModelArguments):

@@ -22,6 +22,7 @@ from .callbacks import ContinualCallback
 from .continued_stream import ContinuedStream
 from .evaluation import overall_accuracy, predict
 from .metrics import metrics_where_measured
+from .model_card import method_name
 from .modeling_incremental import IncrementalClassifier
 from .results import keep_results, print_results, write_results
 from .run_state import RunState, check_same_run, versions
@@ -165,6 +166,7 @@ class ContinualTrainer(PushesToHub):
         content = {"metrics": metrics_where_measured(self.state.matrix, self._test_counts())}
         if self.accelerator.is_main_process:
             details = {
+                "method": method_name(self.model.config),
                 "accuracy_matrix": self.state.matrix.to_json(),
                 "test_counts": self._test_counts(),
                 "seconds_by_task": self.state.seconds,

@@ -372,6 +372,17 @@ def test_add_classes_takes_no_empty_class_name(place, tmp_path):
 
 
 def test_another_model_is_told_apart_in_one_line(place):
-    assert "is of a model of type 'vit', not of a SMoPE model" in fails(
-        "predict", place / "vit", place / "images/a.png"
-    )
+    assert "model_type = 'vit' is no model of smope_hf" in fails("predict", place / "vit", place / "images/a.png")
+
+
+def test_a_rival_is_trained_shown_and_drawn_under_its_name(tmp_path):
+    """`--method` goes through every command that SMoPE goes through."""
+    options = ("--backbone", "embedded", "--method", "dualprompt", "--method-settings", "expert_length=2")
+    assert "DualPrompt" in smope("train", *TINY[:-4], *options, "--output-dir", tmp_path / "run").stdout
+    page = smope("info", tmp_path / "run").stdout
+    assert "dualprompt, prompts in layers 0-4" in page and "settings {'expert_length': 2}" in page
+    drawn = smope("plot", tmp_path / "run").stdout
+    assert "average_accuracy.png" in drawn and "expert_usage" not in drawn
+    assert "warning" not in page
+    wrong = ("--method", "dualprompt", "--method-settings", "length=2", "--backbone", "embedded")
+    assert "settings['length']" in fails("train", *TINY[:-4], *wrong, "--output-dir", tmp_path / "x")

@@ -182,3 +182,9 @@ def test_parameters_match_the_published_table(method):
         model = PromptedForImageClassification(config)
     own = sum(value.numel() for name, value in model.named_parameters() if not name.startswith("backbone."))
     assert own / 1e6 == pytest.approx(PUBLISHED[method], rel=0.02)
+
+
+def test_every_method_can_be_chosen_by_name():
+    from smope_hf.run_arguments import METHODS
+
+    assert set(METHODS) == {"smope", "one-prompt", *PROMPT_METHODS} and len(set(METHODS)) == len(METHODS)
