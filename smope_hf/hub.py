@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, GitCommitInfo, HfApi
-from huggingface_hub.errors import HfHubHTTPError, HTTPError
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
 from .checkpoint import saved_tasks, task_index
 from .hub_files import MARK, StagedTask, check_can_be_shared, is_checkpoint_file, remote_files, stage, statistics_hash
@@ -276,6 +276,8 @@ def _patiently(act: Callable[[], str], repo_id: str, report: Callable[[str], Non
             return act()
         except PushError:
             raise
+        except OfflineModeIsEnabled as error:
+            raise PushError("HF_HUB_OFFLINE is set, so nothing can be pushed. Unset it, and push again.") from error
         except (HTTPError, OSError, RuntimeError) as error:
             status, problem = _read(error)
             if status is None and problem is None:

@@ -432,3 +432,30 @@ card.validate()
     assert accuracies == pytest.approx(measured, abs=1e-6)
     assert f'model="{repo}", revision="task-03"' in card["text"]
     assert re.search(r"\| 3 \| \w, \w \| 18 \| 10 \|", card["text"])
+
+
+def test_offline_is_said_at_once(alice, run):
+    code = """
+import huggingface_hub.constants as constants
+constants.HF_HUB_OFFLINE = True
+try:
+    push_run(given["run"], "alice/offline", report=say)
+    text = "pushed"
+except PushError as error:
+    text = str(error)
+finally:
+    constants.HF_HUB_OFFLINE = False
+text
+"""
+    assert "HF_HUB_OFFLINE is set" in alice(code, run=str(run)) and alice.said == []
+
+
+def test_the_code_of_every_model_can_go_along():
+    from smope_hf.hub_files import auto_map, code_files
+    from smope_hf.registry import MODEL_CLASSES
+
+    for model_class in MODEL_CLASSES.values():
+        names = {path.name for path in code_files(model_class)}
+        assert {f"{place.split('.')[0]}.py" for place in auto_map(model_class).values()} < names
+        assert "trainer.py" not in names and "pretrained.py" in names
+    assert {"method_l2p.py", "prompt_methods.py", "prefix_attention.py"} < names
