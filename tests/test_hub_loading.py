@@ -260,29 +260,34 @@ def elsewhere(tmp_path_factory) -> str:
 REMOTE = LOGITS.format(loader="AutoModelForImageClassification")
 
 
-@pytest.mark.parametrize("include_backbone", [False, True])
-def test_with_its_code_a_model_is_loaded_without_smope_hf(hub, alice, bob, run, elsewhere, tmp_path, include_backbone):
-    repo = f"alice/with-code-{int(include_backbone)}"
-    options = {"include_backbone": include_backbone, "remote_code": True}
+@pytest.fixture(scope="module", params=[False, True], ids=["adapter", "standalone"])
+def with_code(request, alice, run) -> str:
+    """A repository with the model's code in it, and with or without its backbone."""
+    repo = f"alice/with-code-{int(request.param)}"
+    options = {"include_backbone": request.param, "remote_code": True}
     alice("len(push_run(given['run'], given['repo'], **given['options']))", run=str(run), repo=repo, options=options)
+    return repo
+
+
+def test_with_its_code_a_model_is_loaded_without_smope_hf(hub, bob, run, elsewhere, with_code, tmp_path):
     prepare = (
         "import torch\ntorch.set_num_threads(1)\nfrom transformers import AutoModelForImageClassification, pipeline"
     )
     with Client(hub, "hf_bob", tmp_path, prepare, elsewhere) as client:
         with pytest.raises(RemoteError, match="trust_remote_code"):
-            client(REMOTE, model=repo)
+            client(REMOTE, model=with_code)
         for tag in ("task-02", "task-03"):
-            found = client(REMOTE, model=repo, options={"trust_remote_code": True, "revision": tag})
+            found = client(REMOTE, model=with_code, options={"trust_remote_code": True, "revision": tag})
             assert found == logits(bob, run / tag)
         classify = "pipeline('image-classification', model=given['model'], trust_remote_code=True).model.config.top_k"
-        assert client(classify, model=repo) == 2
-    assert logits(bob, repo) == logits(bob, run / "task-03")  # with smope_hf its own code is used
+        assert client(classify, model=with_code) == 2
+    assert logits(bob, with_code) == logits(bob, run / "task-03")  # with smope_hf its own code is used
 
 
-def test_code_from_a_repository_beside_an_installed_smope_hf_does_not_disturb_it(bob, run):
+def test_code_from_a_repository_beside_an_installed_smope_hf_does_not_disturb_it(bob, run, with_code):
     auto = "from transformers import AutoModelForImageClassification\n" + REMOTE
     expected = logits(bob, run / "task-03")
-    assert bob(auto, model="alice/with-code-1", options={"trust_remote_code": True}) == expected
+    assert bob(auto, model=with_code, options={"trust_remote_code": True}) == expected
     assert logits(bob, "alice/digits") == expected
     loaded = "from transformers import AutoModelForImageClassification as Auto\nAuto.from_pretrained('alice/digits')"
     assert bob(f"{loaded}.__class__.__module__") == "smope_hf.modeling_smope"
