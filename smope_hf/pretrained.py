@@ -24,7 +24,11 @@ HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token")
 
 
 class AdapterCheckpointMixin:
-    """`save_pretrained` and `from_pretrained` of a model whose backbone is frozen and lives elsewhere."""
+    """`save_pretrained` and `from_pretrained` of a model whose backbone is frozen and lives elsewhere.
+
+    The model has a class method `check_own_weights(header, config, file)`, which checks names, types and shapes of all
+    tensors but the backbone's from the files' headers alone, and raises a ValueError that names tensor and field.
+    """
 
     def save_pretrained(self, save_directory, include_backbone: bool | None = None, state_dict=None, **kwargs):
         """Save experts, routing state and head; the backbone only where it is asked for or cannot be found again.
@@ -51,15 +55,6 @@ class AdapterCheckpointMixin:
         if not include_backbone:
             state_dict = {name: value for name, value in state_dict.items() if not name.startswith(BACKBONE_PREFIX)}
         super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
-
-    @classmethod
-    def check_own_weights(cls, header: dict, config, file):
-        """Check names, types and shapes of all tensors but the backbone's, from the headers alone.
-
-        Raises:
-            ValueError: naming the tensor, the config's field, and both values.
-        """
-        raise NotImplementedError
 
     @classmethod
     def from_pretrained(

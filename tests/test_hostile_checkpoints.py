@@ -367,7 +367,7 @@ BROKEN_FILES = {
     "a padded header": padded_header,
     "noise": lambda raw: os.urandom(len(raw)),
     "a pickle": lambda raw: b"PK\x03\x04" + raw,
-    "a huge shape": lambda raw: raw.replace(b"[2,6,16]", b"[2,6,99999999]"[:8], 1),
+    "a larger shape": lambda raw: raw.replace(b"[2,6,16]", b"[9,9,99]", 1).replace(b"[2,32]", b"[9,99]", 1),
     "offsets turned": lambda raw: raw.replace(b'data_offsets":[0,', b'data_offsets":[9,', 1),
 }
 
@@ -377,8 +377,7 @@ BROKEN_FILES = {
 def test_broken_safetensors_are_refused_by_the_name_of_the_file(copy, file, case):
     path = copy / "adapter" / file
     broken = BROKEN_FILES[case](path.read_bytes())
-    if broken == path.read_bytes():
-        pytest.skip("the statistics hold no such shape")
+    assert broken != path.read_bytes(), "the case breaks nothing in this file"
     path.write_bytes(broken)
     reader = load(copy / "adapter") if file == WEIGHTS else lambda: load_statistics(copy / "adapter")
     assert_refused(reader, file, copy)
