@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from .cpu_attention import sdpa_attention
 from .prefix_experts import at_least_float32
 
 _COPY = "" if __package__ == "smope_hf" else f"_{zlib.crc32(__name__.encode()):08x}"
@@ -42,8 +42,7 @@ def with_prefix(prefix: Prefix | None, key: Tensor, value: Tensor, mask: Tensor 
 def fused_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
     """Attention of one layer, (B, H, N, d) each -> (B, N, H, d), in torch's fused form."""
     key, value, mask = with_prefix(module.__dict__.get(BINDING), key, value, attention_mask)
-    kwargs |= {"is_causal": False, "output_attentions": False}
-    return sdpa_attention_forward(module, query, key, value, mask, dropout=dropout, scaling=scaling, **kwargs)
+    return sdpa_attention(module, query, key, value, mask, scaling, dropout, **kwargs)
 
 
 def plain_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers import initialization as init
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from .cpu_attention import GatedAttention, kernel_applies, sdpa_attention
 
 # Names in transformers' AttentionInterface. Code that came with a repository beside an installed smope_hf has its own.
 _COPY = "" if __package__ == "smope_hf" else f"_{zlib.crc32(__name__.encode()):08x}"
@@ -169,38 +170,6 @@ def cross_entropy_towards(logits: Tensor, targets: Tensor) -> Tensor:
     return -(F.log_softmax(logits, dim=-1) * targets).sum(dim=-1)
 
 
-class GatedAttention(torch.autograd.Function):
-    """Attention over N tokens and one virtual token, from the CPU's fused kernel and its log-sum-exp.
-
-    With lse the log-sum-exp of a row's own scores, the virtual token takes the share g = sigmoid(b - lse). The output
-    and lse' = logaddexp(lse, b) of the joint attention are all that the fused backward needs to be exact for it.
-    """
-
-    @staticmethod
-    def forward(ctx, query, key, value, bias, prefix_value, mask, scaling):
-        attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        output, lse = attend(query, key, value, 0.0, False, attn_mask=mask, scale=scaling)  # (B, H, N, d), (B, H, N)
-        gate = torch.sigmoid(bias.unsqueeze(-1) - lse)  # (B, H, N)
-        output = torch.lerp(output, prefix_value.unsqueeze(2), gate.unsqueeze(-1).to(output.dtype))
-        joint_lse = torch.logaddexp(lse, bias.unsqueeze(-1).to(lse.dtype))
-        ctx.save_for_backward(query, key, value, prefix_value, mask, output, joint_lse, gate)
-        ctx.scaling = scaling
-        return output
-
-    @staticmethod
-    def backward(ctx, grad):
-        query, key, value, prefix_value, mask, output, joint_lse, gate = ctx.saved_tensors
-        grad_query = grad_key = grad_value = None
-        if any(ctx.needs_input_grad[:3]):  # nothing before the first prompt layer is trained
-            grad_query, grad_key, grad_value = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-                grad, query, key, value, output, joint_lse, 0.0, False, attn_mask=mask, scale=ctx.scaling
-            )
-        grad_prefix = torch.einsum("bhn,bhnd->bhd", gate.to(grad.dtype), grad)
-        along_output = torch.einsum("bhnd,bhnd->bhn", grad, output)  # (B, H, N)
-        grad_bias = (grad_prefix * prefix_value).sum(dim=-1) - (gate * along_output).sum(dim=-1)
-        return grad_query, grad_key, grad_value, grad_bias.to(gate.dtype), grad_prefix, None, None
-
-
 def extra_key_attention(query, key, value, bias, prefix_value, mask, scaling, dropout):
     """The same through the public fused attention: one zero key with an additive bias. For any device and mask."""
     batch, heads, tokens, size = query.shape
@@ -219,15 +188,11 @@ def fused_attention(module, query, key, value, attention_mask, scaling=None, dro
     """Attention of one layer, (B, H, N, d) each -> (B, N, H, d); layers without experts use plain sdpa."""
     experts = module.__dict__.get(BINDING)
     if experts is None:
-        kwargs |= {"is_causal": False, "output_attentions": False}
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )
+        return sdpa_attention(module, query, key, value, attention_mask, scaling, dropout, **kwargs)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     bias, prefix_value = experts.virtual_token(*experts(query), scaling)
     prefix_value = prefix_value.to(value.dtype)
-    trained_mask = attention_mask is not None and attention_mask.requires_grad  # the gated form gives it no gradient
-    if query.device.type == "cpu" and dropout == 0.0 and not trained_mask:
+    if kernel_applies(query, attention_mask, dropout):
         output = GatedAttention.apply(query, key, value, bias, prefix_value, attention_mask, scaling)
     else:
         output = extra_key_attention(query, key, value, bias, prefix_value, attention_mask, scaling, dropout)

@@ -6,9 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from smope_hf import prefix_experts
-from smope_hf.prefix_experts import BINDING, GatedAttention, PrefixExperts, extra_key_attention, fused_attention
+from smope_hf.cpu_attention import GatedAttention
+from smope_hf.prefix_experts import BINDING, PrefixExperts, extra_key_attention, fused_attention
 
 BATCH, HEADS, TOKENS, SIZE, EXPERTS = 3, 2, 7, 5, 6
 SCALING = SIZE**-0.5
@@ -178,6 +180,38 @@ def test_cpu_runs_the_kernel_that_needs_no_mask(monkeypatch):
     """Without dropout the fused form must not fall back to the slower one."""
     monkeypatch.setattr(prefix_experts, "extra_key_attention", None)
     gated(make_experts(), *make_tokens()[1], None)
+
+
+@pytest.mark.parametrize("mask", [None, "full"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("bound", [True, False], ids=["experts", "no experts"])
+def test_half_precision_gives_the_gradients_of_full_precision(bound, dtype, mask):
+    """In a layer with experts and in one without; the kernel itself goes back in float32, where it is fast."""
+
+    class Watch(TorchDispatchMode):
+        kinds = set()
+
+        def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+            if "flash_attention_for_cpu_backward" in str(operation):
+                self.kinds.add(args[0].dtype)
+            return operation(*args, **(kwargs or {}))
+
+    found = []
+    for kind in (dtype, torch.float64):
+        leaves, tokens = make_tokens(dtype=dtype)
+        leaves = [leaf.detach().to(kind).requires_grad_() for leaf in leaves]
+        tokens = [leaf.transpose(1, 2) for leaf in leaves]
+        experts = make_experts(dtype=dtype).to(kind) if bound else None
+        mask_of_kind = make_mask(mask)
+        mask_of_kind = None if mask_of_kind is None else mask_of_kind.to(dtype).to(kind)
+        output = gated(experts, *tokens, mask_of_kind)
+        with Watch() as watch:
+            gradients = torch.autograd.grad(output.double().square().sum(), leaves)
+        found.append([output, *gradients])
+        if kind == dtype:
+            assert watch.kinds == {torch.float32}
+    for half, full in zip(*found, strict=True):
+        torch.testing.assert_close(half.double(), full, rtol=0.05, atol=0.03 * full.abs().max().item())
 
 
 def test_dropout_falls_on_tokens_and_experts_alike():
