@@ -17,7 +17,10 @@ CONTEXT = {
     "help_option_names": ["-h", "--help"],
     "max_content_width": 120,
 }
-_PLACEHOLDERS = {str: "TEXT", int: "INT", float: "NUM", list[int]: "INT,INT,...", list[float]: "NUM,NUM"}
+_PLACEHOLDERS = {
+    str: "TEXT", int: "INT", float: "NUM",
+    list[int]: "INT,INT,...", list[float]: "NUM,NUM", list[str]: "NAME,NAME,...",
+}  # fmt: skip
 _LEFT_COLUMN = 34  # characters: "--max-train-samples-per-class INT" fits
 
 Revision = Annotated[
@@ -98,7 +101,7 @@ def _option(dataclass: type, setting: Field, with_default: bool) -> inspect.Para
     if choices:
         text = f"{text} One of: {', '.join(choices)}."
     default = setting.default_factory() if setting.default_factory is not MISSING else setting.default
-    if with_default and not any(default is nothing for nothing in (None, False, MISSING)):
+    if with_default and not any(default is nothing for nothing in (None, False, MISSING)) and default != []:
         shown = ",".join(f"{entry:.4g}" for entry in default) if isinstance(default, list) else str(default)
         text += f"  [{'on' if default is True else shown}]"
     option = typer.Option(

@@ -1,8 +1,10 @@
 """Predictions of a model on the images of a split."""
 
+from collections.abc import Sequence
+
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from .augmentation import Normalization
 from .batches import DecodedImages, GlobalBatches, gather_rows
@@ -16,8 +18,9 @@ def predict(
     accelerator: Accelerator,
     batch_size: int,
     num_workers: int = 0,
+    heads: Sequence[nn.Linear] = (),
 ) -> Tensor:
-    """Predicted class id of every image, (n,), among all classes that the model knows; on every process.
+    """Predicted class id of every image among all classes that the model knows, on every process.
 
     Args:
         model: a [`SMoPEForImageClassification`] on the accelerator's device; left in evaluation mode.
@@ -25,14 +28,21 @@ def predict(
         normalize: from 8-bit pixels to what the backbone takes.
         batch_size: images per step over all processes.
         num_workers: processes that decode images.
+        heads: heads to predict with beside the model's own, from the same features.
+
+    Returns:
+        (n,), or with `heads` (1 + heads, n), the model's own first.
     """
     model.eval()
     predicted = []
     for pixels, _, _, size in GlobalBatches(images, batch_size, accelerator, num_workers)():
         with accelerator.autocast():
-            logits = model(normalize(pixels.to(accelerator.device))).logits
-        predicted.append(gather_rows(accelerator, logits.argmax(dim=-1), size))
-    return torch.cat(predicted).cpu()
+            output = model(normalize(pixels.to(accelerator.device)))
+        logits = [output.logits, *(head(output.pooled_output.to(head.weight.dtype)) for head in heads)]
+        classes = torch.stack([of_head.argmax(dim=-1) for of_head in logits], dim=1)  # (B, 1 + heads)
+        predicted.append(gather_rows(accelerator, classes, size))
+    classes = torch.cat(predicted).T.cpu()
+    return classes if heads else classes[0]
 
 
 def overall_accuracy(accuracies: list[float | None], counts: list[int]) -> dict[str, float | None]:

@@ -15,18 +15,20 @@ from torch import Tensor
 
 from . import checkpoint
 from .accuracy_matrix import AccuracyMatrix
-from .alignment import ClassStatistics, StatisticsAccumulator, align_classifier
+from .alignment import ClassStatistics, align_classifier
 from .augmentation import BatchAugmentation, Normalization, as_trained, processed_size
-from .batches import DecodedImages, GlobalBatches, gather_rows
+from .batches import DecodedImages
 from .callbacks import ContinualCallback
 from .continued_stream import ContinuedStream
 from .evaluation import overall_accuracy, predict
 from .metrics import metrics_where_measured
 from .model_card import method_name
 from .modeling_incremental import IncrementalClassifier
+from .other_alignments import OtherAlignments
 from .results import keep_results, print_results, write_results
 from .run_state import RunState, check_same_run, versions
 from .seeding import derive_generator, derive_seed
+from .statistics_pass import take_statistics, usage_counts
 from .task_manifest import first_tasks
 from .task_split import TaskSplit
 from .tasks import Task, TaskStream
@@ -85,6 +87,12 @@ class ContinualTrainer(PushesToHub):
         self.augment = BatchAugmentation(size, args.crop_scale, args.crop_ratio, args.flip_probability)
         self.normalize = Normalization.from_processor(self.image_processor)
         self.state = state or RunState(ClassStatistics.empty(model.config.hidden_size))
+        self.others = OtherAlignments(args, model.config.hidden_size)
+        if self.others.names and (self.num_known or model.closed_form is not None):
+            raise ValueError(
+                f"compare_alignments = {args.compare_alignments!r} is not allowed here: it needs a run from the first "
+                "task, with a method that trains its head. Leave it out."
+            )
         self.yardsticks: dict[str, AccuracyMatrix] = {}
         self._test_images: dict[int, DecodedImages] = {}
         self.logged_steps = 0
@@ -134,7 +142,9 @@ class ContinualTrainer(PushesToHub):
         with self._timed(seconds, "alignment"):
             self._align(task)
         with self._timed(seconds, "evaluation"):
-            self.state.matrix.add_row(self._accuracies(), partial=self.num_known > 0)
+            own, *others = self._accuracies(list(self.others.heads.values()))
+            self.state.matrix.add_row(own, partial=self.num_known > 0)
+            self.others.add_rows(others)
         if self.args.save_checkpoints:
             with self._timed(seconds, "saving"):
                 self._save(task, manifest)
@@ -156,6 +166,7 @@ class ContinualTrainer(PushesToHub):
     def _align(self, task: Task):
         """Set the head from the class statistics: from the second task on, or always where nothing is trained."""
         head, statistics, closed_form = self.model.classifier, self.state.statistics, self.model.closed_form
+        self.others.align(head, statistics, task.class_ids.start, task.index)
         if closed_form is not None:
             align_classifier(head, statistics, task.class_ids.start, replace(self.args, alignment=closed_form), None)
         elif task.index > 0:
@@ -168,6 +179,7 @@ class ContinualTrainer(PushesToHub):
             details = {
                 "method": method_name(self.model.config),
                 "accuracy_matrix": self.state.matrix.to_json(),
+                "other_alignments": self.others.results(self._test_counts()),
                 "test_counts": self._test_counts(),
                 "seconds_by_task": self.state.seconds,
                 "num_processes": self.accelerator.num_processes,
@@ -185,60 +197,34 @@ class ContinualTrainer(PushesToHub):
 
     # ------------------------------------------------------------------ after a task's training
 
-    @torch.no_grad()
     def _take_statistics(self, task: Task, images: DecodedImages):
-        """Count usage and take class statistics in one pass over the task's training images (steps 5 and 11)."""
-        args, device = self.args, self.accelerator.device
-        crops = None
-        if args.statistics == "train":
-            crops = self.augment.draw(len(images), derive_generator(args.seed, "statistics", task.index))
-        wanted = {"output_router_scores": True} if self.model.records_usage else {}
-        before = self._usage() if self.model.records_usage else None
-        accumulator = StatisticsAccumulator(len(task.class_names), self.model.config.hidden_size, device)
-        batches = GlobalBatches(images, args.eval_batch_size, self.accelerator, args.dataloader_num_workers)
-        with self.model.raw_routing():
-            for pixels, labels, rows, batch_size in self.with_bar(batches(), len(batches), task, "statistics"):
-                pixels = pixels.to(device)
-                pixels = self.normalize(pixels if crops is None else self.augment(pixels, crops[rows]))
-                with self.accelerator.autocast():
-                    output = self.model(pixels, **wanted)
-                scores = output.router_scores if self.model.records_usage else ()
-                together = [output.pooled_output.float(), labels.to(device), *scores]
-                features, labels, *scores = (gather_rows(self.accelerator, rows, batch_size) for rows in together)
-                accumulator.update(features, labels - task.class_ids.start)
-                if scores:
-                    self.model.update_usage(scores)
-        self.state.statistics = self.state.statistics.joined(accumulator.result())
-        if self.model.records_usage:
-            self.state.usage_history.append(self._usage() - before)
+        before = usage_counts(self.model) if self.model.records_usage else None
+        self.state.statistics = self.state.statistics.joined(take_statistics(self, task, images))
+        if before is not None:
+            self.state.usage_history.append(usage_counts(self.model) - before)
 
-    def _usage(self) -> Tensor:
-        return torch.stack([experts.usage_counts.cpu() for experts in self.model.prefix_experts])  # (L, H, E)
-
-    def predict(self, images: DecodedImages) -> Tensor:
-        """Predicted class id of every image of a split, (n,), among all classes seen."""
+    def predict(self, images: DecodedImages, heads: Sequence[torch.nn.Linear] = ()) -> Tensor:
+        """Predicted class id of every image of a split among all classes seen, (n,); with `heads` (1 + heads, n)."""
+        args, workers = self.args, self.args.dataloader_num_workers
         return predict(
-            self.model,
-            images,
-            self.normalize,
-            self.accelerator,
-            self.args.eval_batch_size,
-            self.args.dataloader_num_workers,
+            self.model, images, self.normalize, self.accelerator, args.eval_batch_size, workers, heads=heads
         )
 
-    def _accuracies(self) -> list[float | None]:
-        """Accuracy on the test images of every task seen, None where it has none; a row of the accuracy matrix."""
+    def _accuracies(self, heads: Sequence[torch.nn.Linear] = ()) -> list[list[float | None]]:
+        """Rows of the accuracy matrices of the model and of other heads: accuracy on the test images of every task
+        seen, None where it has none."""
         seen = self.stream[: len(self.model.config.tasks)]
-        accuracies = []
+        columns = []
         for task in self.with_bar(seen, len(seen), seen[-1], "evaluation"):
             if task.test is None:
-                accuracies.append(None)
+                columns.append([None] * (1 + len(heads)))
                 continue
             if task.index not in self._test_images:
                 self._test_images[task.index] = self.decoded(task.test)
             images = self._test_images[task.index]
-            accuracies.append((self.predict(images) == images.labels).double().mean().item())
-        return accuracies
+            predicted = self.predict(images, heads).view(1 + len(heads), len(images))
+            columns.append((predicted == images.labels).double().mean(dim=1).tolist())
+        return [list(row) for row in zip(*columns, strict=True)]
 
     def evaluate(self) -> dict:
         """Evaluate the model as it is on the test images of every task it has seen.
@@ -249,7 +235,7 @@ class ContinualTrainer(PushesToHub):
         """
         if not self.model.config.tasks:
             raise ValueError("The model knows no class yet. Call train() first.")
-        accuracies = self._accuracies()
+        (accuracies,) = self._accuracies()
         return {"accuracies": accuracies, **overall_accuracy(accuracies, self._test_counts()[: len(accuracies)])}
 
     # ------------------------------------------------------------------ saving and going on
@@ -269,6 +255,7 @@ class ContinualTrainer(PushesToHub):
                 "versions": versions(),
             }
             learned = first_tasks(manifest, task.index + 1)
+            self.others.save(self.args.output_dir, task.index)
             history = self.state.usage_history
             checkpoint.save_task(
                 folder, self.model, self.image_processor, self.state.statistics, history, state, learned
@@ -299,6 +286,7 @@ class ContinualTrainer(PushesToHub):
             attn_implementation=self.model.config._attn_implementation,
         )
         check_same_run(folder, saved, self.args.recipe(), manifest["protocol_hash"], model.config, self.model.config)
+        self.others.load(self.args.output_dir, len(model.config.tasks) - 1, model.config.num_labels)
         statistics, usage_history = checkpoint.load_statistics(folder)
         self.model = model.to(self.accelerator.device)
         self.state = RunState.from_saved(saved, statistics, usage_history)

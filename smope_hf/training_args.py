@@ -48,6 +48,9 @@ class ContinualTrainingArguments:
         "eval", "Transform of the images in the class statistics; train is the published way.", ("eval", "train")
     )
     alignment: str = _setting("lda", "How the head is aligned after each task from the second on.", ALIGNMENTS)
+    compare_alignments: list[str] = _setting(
+        [], "Alignments to measure beside the run's own, from the same training; needs no weight decay."
+    )
     alignment_epochs: int = _setting(50, "Epochs of gaussian alignment, as many steps each as there are old classes.")
     alignment_batch_ratio: float = _setting(1.0, "Samples per alignment step, over `batch_size`.")
     alignment_learning_rate: float = _setting(1e-5, "Learning rate of gaussian alignment.")
@@ -98,6 +101,12 @@ class ContinualTrainingArguments:
         for name in (*switches, "hub_private_repo", "hub_include_backbone", "hub_remote_code"):
             self._check(name, isinstance(getattr(self, name), bool), "True or False")
         self._check("output_dir", isinstance(self.output_dir, str) and self.output_dir, "the path of a folder")
+        others = self.compare_alignments
+        known = isinstance(others, (list, tuple)) and all(name in ALIGNMENTS for name in others)
+        self._check(
+            "compare_alignments", known and len(set(others)) == len(others), f"some of {ALIGNMENTS}, once each"
+        )
+        self._check("compare_alignments", not (others and self.weight_decay), "none with weight_decay above 0")
         self._check("freeze_epochs", self.freeze_epochs < self.epochs, f"below epochs = {self.epochs}")
         self._check(
             "gradient_accumulation_steps",

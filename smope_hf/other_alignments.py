@@ -1,0 +1,120 @@
+"""What other alignments would have reached, measured beside a run's own from one and the same training.
+
+A task's training sees the rows of its own classes alone (design.md, step 9), so how the head was aligned before does
+not reach the prompts: every alignment follows from one training, its statistics and the rows as they were trained.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .accuracy_matrix import AccuracyMatrix
+from .alignment import ClassStatistics, align_classifier
+from .files import atomic_path
+from .incremental_head import IncrementalHead
+from .metrics import metrics_where_measured
+from .seeding import derive_generator
+from .training_args import ContinualTrainingArguments
+
+FOLDER = "other_alignments"
+
+
+class OtherAlignments:
+    """A head and an accuracy matrix for each alignment in `args.compare_alignments`.
+
+    Args:
+        args: settings of the run; the heads are aligned with its own but for `alignment`.
+        hidden_size: feature size D.
+    """
+
+    def __init__(self, args: ContinualTrainingArguments, hidden_size: int):
+        self.args, self.hidden_size = args, hidden_size
+        self.names = tuple(name for name in args.compare_alignments if name != args.alignment)
+        self.heads = {name: IncrementalHead(hidden_size, 0) for name in self.names}
+        self.matrices = {name: AccuracyMatrix() for name in self.names}
+
+    def align(self, trained: IncrementalHead, statistics: ClassStatistics, first: int, task: int):
+        """Give every head the new classes.
+
+        Args:
+            trained: the run's head as training left it, before its alignment.
+            statistics: of every class seen.
+            first: id of the task's first class.
+            task: index of the task, from 0; the first is left as trained.
+        """
+        for name in self.names:
+            head = self.heads[name].to(trained.weight).grown(trained.out_features - first)
+            with torch.no_grad():
+                head.weight[first:], head.bias[first:] = trained.weight[first:], trained.bias[first:]
+            if task > 0:
+                generator = derive_generator(self.args.seed, "alignment", task)
+                align_classifier(head, statistics, first, replace(self.args, alignment=name), generator)
+            self.heads[name] = head
+
+    def add_rows(self, rows: Sequence[Sequence[float | None]]):
+        """Add a row to each accuracy matrix, in the order of `names`."""
+        for name, row in zip(self.names, rows, strict=True):
+            self.matrices[name].add_row(row)
+
+    def results(self, test_counts: list[int]) -> dict[str, dict]:
+        """Metrics and accuracy matrix of each alignment, for metrics.json."""
+        return {
+            name: {"metrics": metrics_where_measured(rows, test_counts), "accuracy_matrix": rows.to_json()}
+            for name, rows in self.matrices.items()
+        }
+
+    def save(self, output_dir: str | Path, index: int):
+        """Keep heads and matrices for a run that is resumed behind the task with this index."""
+        if not self.names:
+            return
+        tensors = {}
+        for name, head in self.heads.items():
+            tensors[f"{name}.weight"], tensors[f"{name}.bias"] = head.weight.detach().cpu(), head.bias.detach().cpu()
+            tensors[f"{name}.accuracies"] = torch.from_numpy(self.matrices[name].as_array())
+        with atomic_path(_file(output_dir, index)) as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+        if index > 1:  # the one before serves while this task's folder is being written
+            _file(output_dir, index - 2).unlink(missing_ok=True)
+
+    def load(self, output_dir: str | Path, index: int, num_classes: int):
+        """Go on behind the task with this index.
+
+        Raises:
+            ValueError: when what was kept is missing or does not fit; the message says what to do.
+        """
+        if not self.names:
+            return
+        file = _file(output_dir, index)
+        try:
+            tensors = load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{file} cannot be read ({error}). {_ADVICE}") from error
+        expected = {"weight": (num_classes, self.hidden_size), "bias": (num_classes,), "accuracies": (index + 1,) * 2}
+        for name in self.names:
+            for part, shape in expected.items():
+                found = tuple(tensors[f"{name}.{part}"].shape) if f"{name}.{part}" in tensors else "nothing"
+                if found != shape:
+                    raise ValueError(f"{file} holds {found} as {name}.{part}, not a tensor of {shape}. {_ADVICE}")
+            self.heads[name] = _head(tensors[f"{name}.weight"], tensors[f"{name}.bias"])
+            rows = tensors[f"{name}.accuracies"].tolist()
+            self.matrices[name] = AccuracyMatrix([row[: task + 1] for task, row in enumerate(rows)])
+
+
+_ADVICE = "Start the run anew in another output_dir, or leave compare_alignments out of both runs."
+
+
+def _file(output_dir: str | Path, index: int) -> Path:
+    return Path(output_dir) / FOLDER / f"task-{index + 1:02d}.safetensors"
+
+
+def _head(weight: Tensor, bias: Tensor) -> IncrementalHead:
+    head = IncrementalHead(weight.shape[1], 0).grown(weight.shape[0])
+    with torch.no_grad():
+        head.weight.copy_(weight)
+        head.bias.copy_(bias)
+    return head

@@ -1,0 +1,85 @@
+"""`compare_alignments` gives what separate runs would have given, from one training."""
+
+import pytest
+import torch
+from runs import assert_same_tensors, read, save_backbone, tiny_args, tiny_stream, tiny_trainer
+from transformers import ViTImageProcessorPil
+
+from smope_hf import ContinualTrainer, PromptedForImageClassification
+from smope_hf.callbacks import ContinualCallback
+from smope_hf.other_alignments import FOLDER
+
+OTHERS = ["none", "gaussian", "gaussian-full", "ncm"]
+SETTINGS = {"alignment_epochs": 2, "alignment_learning_rate": 0.01, "alignment_shrinkage": 0.1}
+
+
+class StopsAfterTwo(ContinualCallback):
+    def on_task_end(self, trainer, task):
+        if task.index == 1:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return save_backbone(tmp_path_factory.mktemp("backbone"))
+
+
+def trainer_of(method, backbone, output_dir, **settings):
+    settings = {**SETTINGS, **settings}
+    if method == "smope":
+        return tiny_trainer(backbone, output_dir, **settings)
+    torch.manual_seed(0)
+    model = PromptedForImageClassification.from_backbone(backbone, method=method)
+    processor = ViTImageProcessorPil.from_pretrained(backbone)
+    return ContinualTrainer(model, tiny_args(output_dir, **settings), tiny_stream(), processor)
+
+
+@pytest.mark.parametrize("method", ["smope", "finetune", "ovor"])
+def test_each_matrix_is_that_of_a_run_of_its_own(method, backbone, tmp_path):
+    content = trainer_of(method, backbone, tmp_path / "one", compare_alignments=OTHERS).train()
+    found = {"lda": content["accuracy_matrix"]}
+    found |= {name: result["accuracy_matrix"] for name, result in content["other_alignments"].items()}
+    assert set(found) == {"lda", *OTHERS}
+    for name, matrix in found.items():
+        alone = trainer_of(method, backbone, tmp_path / name, alignment=name).train()
+        assert matrix == alone["accuracy_matrix"], name
+    assert len({str(matrix) for matrix in found.values()}) > 2  # the alignments do differ
+
+
+def test_a_resumed_run_goes_on_with_every_head(backbone, tmp_path):
+    whole = trainer_of("smope", backbone, tmp_path / "whole", compare_alignments=OTHERS)
+    expected = whole.train()
+    cut = trainer_of("smope", backbone, tmp_path / "cut", compare_alignments=OTHERS)
+    cut.callbacks.append(StopsAfterTwo())
+    with pytest.raises(KeyboardInterrupt):
+        cut.train()
+    again = trainer_of("smope", backbone, tmp_path / "cut", compare_alignments=OTHERS, resume=True).train()
+    assert again["other_alignments"] == expected["other_alignments"]
+    assert_same_tensors(tmp_path / "whole" / "task-03", tmp_path / "cut" / "task-03")
+    assert read(tmp_path / "cut", "metrics.json")["other_alignments"] == expected["other_alignments"]
+
+
+def test_what_was_kept_and_is_broken_is_refused_by_name(backbone, tmp_path):
+    trainer_of("smope", backbone, tmp_path, compare_alignments=["none"]).train()
+    file = tmp_path / FOLDER / "task-03.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ValueError, match="task-03.safetensors cannot be read"):
+        trainer_of("smope", backbone, tmp_path, compare_alignments=["none"], resume=True).train()
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"compare_alignments": ["all"]}, "compare_alignments = .'all'.* Allowed: some of"),
+        ({"compare_alignments": ["none", "none"]}, "once each"),
+        ({"compare_alignments": ["none"], "weight_decay": 0.1}, "none with weight_decay above 0"),
+    ],
+)
+def test_wrong_settings_are_refused(settings, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        tiny_args(tmp_path, **settings)
+
+
+def test_a_method_without_a_trained_head_has_nothing_to_compare(backbone, tmp_path):
+    with pytest.raises(ValueError, match="a method that trains its head"):
+        trainer_of("lda", backbone, tmp_path, compare_alignments=["none"])
