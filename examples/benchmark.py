@@ -6,19 +6,26 @@
 Each method runs for each seed in a process of its own, as `examples/train.py` would run it; options that are not this
 script's own go to every run. A run that is whole is not run again, and one that was cut is resumed: the same command
 goes on where it was stopped. With --methods separated by spaces, a method may carry settings of its own, as in
---methods "smope coda-prompt:alignment=gaussian,learning_rate=0.001". "joint" is fine-tuning on all tasks at once.
+--methods "smope coda-prompt:alignment=gaussian,learning_rate=0.001"; a list's entries are joined with "+", as in
+"smope:prompt_layers=0+1+2". "joint" is fine-tuning on all tasks at once. With --alignments none,gaussian,lda each
+method has a row for each of them, all from one training.
 
 The folder gets results.csv, results.md and average_accuracy.png: FAA, CAA and FM (mean and standard deviation over the
 seeds, in percent), trained parameters, GFLOPs of an image's forward pass in training and in evaluation, seconds of
 each stage for a task, and peak memory. Runs on other tasks than the first one's are refused, and so is a folder whose
 runs were begun with other settings than those given.
+
+Each run's folder has a record.json with all that the table says of it. The records alone are enough to make the table
+again, or to add methods to it: copy them into a folder of the same layout and give the same command.
 """
 
 import argparse
 import csv
+import json
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -31,15 +38,16 @@ from smope_hf.checkpoint import saved_tasks
 from smope_hf.files import atomic_path, write_json
 from smope_hf.hub_files import find_checkpoint
 from smope_hf.plots import plot_average_accuracy
-from smope_hf.run_arguments import RUN_ARGUMENTS, read_recipe, recipe_arguments
+from smope_hf.run_arguments import RUN_ARGUMENTS, field_kind, read_recipe, recipe_arguments
 from smope_hf.safe_json import read_json
-from smope_hf.task_manifest import manifest_differences
 
 TRAIN = Path(__file__).parent / "train.py"
 STAGES = ("training", "statistics", "alignment", "evaluation")
 METRICS = {"FAA": "final_average_accuracy", "CAA": "cumulative_average_accuracy", "FM": "forgetting"}
-PROCESS_FILE, SETTINGS_FILE = "process.json", "settings.json"
+PROCESS_FILE, SETTINGS_FILE, RECORD_FILE = "process.json", "settings.json", "record.json"
 ALWAYS = {"joint": {"method": "finetune", "joint": "true"}}
+CLOSED_FORM = ("ncm", "lda")
+LISTS = {s.name for kind in RUN_ARGUMENTS for s in fields(kind) if "list" in str(field_kind(kind, s.name)[0])}
 
 
 def parse_entry(entry: str) -> tuple[str, dict[str, str]]:
@@ -48,52 +56,92 @@ def parse_entry(entry: str) -> tuple[str, dict[str, str]]:
     return name, dict(part.split("=", 1) for part in settings.split(",") if part)
 
 
-def command_line(entry: str, seed: int, folder: Path, rest: list[str]) -> list[str]:
+def command_line(entry: str, seed: int, folder: Path, alignments: list[str], rest: list[str]) -> list[str]:
     """What `examples/train.py` is given for one run."""
     name, settings = parse_entry(entry)
     options = {"method": name, **ALWAYS.get(name, {}), **settings, "seed": seed, "output_dir": folder}
     options["resume"] = str(bool(saved_tasks(folder))).lower()
-    return [*rest, *(part for key, value in options.items() for part in (f"--{key}", str(value)))]
+    if alignments and name not in CLOSED_FORM:
+        options["compare_alignments"] = "+".join(alignments)
+    given = list(rest)
+    for option, value in options.items():
+        given += [f"--{option}", *(str(value).split("+") if option in LISTS else [str(value)])]
+    return given
 
 
 def settings_of(arguments: list[str]) -> dict:
-    """Every setting that decides a run's result, by name."""
+    """Every setting that decides a run's result, by name, as JSON gives it back."""
     if arguments[0].endswith((".yaml", ".yml")):
         arguments = recipe_arguments(read_recipe(arguments[0])) + arguments[1:]
     model, data, args = HfArgumentParser(RUN_ARGUMENTS).parse_args_into_dataclasses(arguments)
     settings = {**vars(model), **vars(data), **args.recipe()}
-    return {name: value for name, value in settings.items() if name != "num_threads"}
+    elsewhere = (
+        "num_threads",
+        "dataset",
+        "backbone",
+    )  # named by place; the manifest and the record tell what they are
+    return json.loads(json.dumps({name: value for name, value in settings.items() if name not in elsewhere}))
 
 
 def is_done(folder: Path, arguments: list[str]) -> bool:
     """Whether a run is whole. A run that was begun with other settings is refused, whole or not."""
     settings = settings_of(arguments)
-    if (folder / SETTINGS_FILE).is_file():
-        before = read_json(folder / SETTINGS_FILE)
+    done = (folder / RECORD_FILE).is_file()
+    if done or (folder / SETTINGS_FILE).is_file():
+        before = read_json(folder / RECORD_FILE)["settings"] if done else read_json(folder / SETTINGS_FILE)
         different = [name for name in settings if settings[name] != before.get(name)]
         if different:
             listed = "; ".join(f"{name} = {before.get(name)!r} there, {settings[name]!r} now" for name in different)
             sys.exit(f"error: {folder} holds a run with other settings: {listed}. Give another --output_dir.")
-    return all((folder / name).is_file() for name in (SETTINGS_FILE, "metrics.json", PROCESS_FILE))
+    return done
 
 
 def run(entry: str, seed: int, folder: Path, arguments: list[str]):
-    """Train one method with one seed in a process of its own; notes the settings, and the peak memory."""
+    """Train one method with one seed in a process of its own, and record what came of it."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / SETTINGS_FILE, settings_of(arguments))
-    print(f"{entry}, seed {seed}", flush=True)
-    process = subprocess.Popen([sys.executable, str(TRAIN), *arguments])
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        sys.exit(f"error: {entry} with seed {seed} failed; the message is above. Run the same command to go on.")
-    per_mib = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
-    write_json(folder / PROCESS_FILE, {"peak_memory_mib": round(usage.ru_maxrss / per_mib, 1)})
+    if not all((folder / name).is_file() for name in ("metrics.json", PROCESS_FILE)):
+        print(f"{entry}, seed {seed}", flush=True)
+        process = subprocess.Popen([sys.executable, str(TRAIN), *arguments])
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode != 0:
+            sys.exit(f"error: {entry} with seed {seed} failed; the message is above. Run the same command to go on.")
+        per_mib = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
+        write_json(folder / PROCESS_FILE, {"peak_memory_mib": round(usage.ru_maxrss / per_mib, 1)})
+    write_json(folder / RECORD_FILE, record_of(folder))
 
 
-def gflops(folder: Path) -> tuple[float, float]:
-    """GFLOPs of one image's forward pass in training (with labels) and in evaluation, by torch's counter."""
+def record_of(folder: Path) -> dict:
+    """All that a table or a plot says of a run, from its folder."""
+    content, manifest = read_json(folder / "metrics.json"), read_json(folder / "manifest.json")
     model = find_checkpoint(folder).load_model(attn_implementation="eager")  # the fused kernels are not counted
+    own = model.closed_form or content["recipe"]["alignment"]
+    train, test = gflops(model)
+    return {
+        "settings": read_json(folder / SETTINGS_FILE),
+        "protocol_hash": manifest["information"].get("joint_of", manifest["protocol_hash"]),
+        "base_model_fingerprint": model.config.base_model_fingerprint,
+        "joint": "joint_of" in manifest["information"],
+        "accuracy_matrices": {
+            own: content["accuracy_matrix"],
+            **{name: other["accuracy_matrix"] for name, other in content["other_alignments"].items()},
+        },
+        "metrics": {
+            own: content["metrics"],
+            **{name: other["metrics"] for name, other in content["other_alignments"].items()},
+        },
+        "parameters": trained_parameters(model),
+        "gflops_train": train,
+        "gflops_test": test,
+        "seconds_by_task": content["seconds_by_task"],
+        "peak_memory_mib": read_json(folder / PROCESS_FILE)["peak_memory_mib"],
+        "versions": content["versions"],
+    }
+
+
+def gflops(model) -> tuple[float, float]:
+    """GFLOPs of one image's forward pass in training (with labels) and in evaluation, by torch's counter."""
     size = model.config.backbone_config.image_size
     height, width = size if isinstance(size, (list, tuple)) else (size, size)
     pixels = torch.zeros(1, model.config.backbone_config.num_channels, height, width)
@@ -106,41 +154,45 @@ def gflops(folder: Path) -> tuple[float, float]:
     return counts[0], counts[1]
 
 
-def trained_parameters(folder: Path) -> int:
+def trained_parameters(model) -> int:
     """Parameters beside the frozen backbone; all of them for a method that trains it."""
-    model = find_checkpoint(folder).load_model()
     named = model.named_parameters()
     return sum(p.numel() for name, p in named if model.trains_backbone or not name.startswith("backbone."))
 
 
-def summary(entry: str, folders: list[Path]) -> dict:
+def summary(entry: str, alignment: str, records: list[dict]) -> dict:
     """One row of the table."""
-    contents = [read_json(folder / "metrics.json") for folder in folders]
-    row: dict = {"method": entry, "seeds": len(folders)}
+    row: dict = {"method": entry, "alignment": alignment, "seeds": len(records)}
     for short, key in METRICS.items():
-        values = [content["metrics"][key] for content in contents]
+        values = [record["metrics"][alignment][key] for record in records]
         known = None not in values
         row[short] = 100 * float(np.mean(values)) if known else None
         row[f"{short} std"] = 100 * float(np.std(values, ddof=1)) if known and len(values) > 1 else None
-    row["parameters"] = trained_parameters(folders[0])
-    row["GFLOPs train"], row["GFLOPs test"] = gflops(folders[0])
+    row["parameters"] = records[0]["parameters"]
+    row["GFLOPs train"], row["GFLOPs test"] = records[0]["gflops_train"], records[0]["gflops_test"]
     for stage in STAGES:
-        tasks = [task.get(stage, 0.0) for content in contents for task in content["seconds_by_task"]]
+        tasks = [task.get(stage, 0.0) for record in records for task in record["seconds_by_task"]]
         row[f"{stage} s/task"] = float(np.mean(tasks))
-    memory = [read_json(folder / PROCESS_FILE)["peak_memory_mib"] for folder in folders]
-    row["peak memory MiB"] = max(memory)
+    row["peak memory MiB"] = max(record["peak_memory_mib"] for record in records)
     return row
 
 
-def check_same_protocol(folders: list[Path]):
-    """Refuse to put runs on different tasks into one table."""
-    first = read_json(folders[0] / "manifest.json")
-    expected = first["information"].get("joint_of", first["protocol_hash"])
-    for folder in folders[1:]:
-        manifest = read_json(folder / "manifest.json")
-        if manifest["information"].get("joint_of", manifest["protocol_hash"]) != expected:
-            different = "; ".join(manifest_differences(first, manifest))
-            sys.exit(f"error: {folders[0]} and {folder} learned different tasks, so they share no table: {different}")
+def check_same_protocol(records: dict[Path, dict]):
+    """Refuse to put runs on different tasks, or on different backbones, into one table."""
+    first, expected = next(iter(records.items()))
+    for folder, record in records.items():
+        for key, what in (
+            ("protocol_hash", "learned different tasks"),
+            ("base_model_fingerprint", "had other backbones"),
+        ):
+            if record[key] != expected[key]:
+                names = (name for name in record["settings"] if name in expected["settings"])
+                pairs = {name: (expected["settings"][name], record["settings"][name]) for name in names}
+                listed = "; ".join(f"{name}: {a!r} and {b!r}" for name, (a, b) in pairs.items() if a != b)
+                sys.exit(
+                    f"error: {first} and {folder} {what}, so they share no table. Their settings differ in: "
+                    f"{listed or 'nothing; the images themselves do'}."
+                )
 
 
 def write_table(rows: list[dict], folder: Path):
@@ -149,9 +201,9 @@ def write_table(rows: list[dict], folder: Path):
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    columns = ["method", *METRICS, "parameters", "GFLOPs train", "GFLOPs test", *(f"{s} s/task" for s in STAGES),
-               "peak memory MiB"]  # fmt: skip
-    lines = ["| " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(columns) - 1)]
+    columns = ["method", "alignment", *METRICS, "parameters", "GFLOPs train", "GFLOPs test",
+               *(f"{s} s/task" for s in STAGES), "peak memory MiB"]  # fmt: skip
+    lines = ["| " + " | ".join(columns) + " |", "|---|---|" + "---:|" * (len(columns) - 2)]
     lines += ["| " + " | ".join(_cell(row, column) for column in columns) + " |" for row in rows]
     with atomic_path(folder / "results.md") as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -175,6 +227,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--recipe", help="YAML file of settings for every run")
     parser.add_argument("--methods", required=True, help="separated by commas; by spaces where they have settings")
+    parser.add_argument("--alignments", default="", help="alignments to compare, separated by commas; default one")
     parser.add_argument("--seeds", default="0", help="training seeds, separated by commas")
     parser.add_argument("--output_dir", type=Path, required=True)
     options, rest = parser.parse_known_args()
@@ -183,12 +236,13 @@ def main():
     separator = " " if set(" :") & set(options.methods) else ","
     entries = [entry for entry in options.methods.split(separator) if entry]
     seeds = [int(seed) for seed in options.seeds.split(",")]
+    alignments = [name for name in options.alignments.split(",") if name]
     folders = {}
     for entry in entries:
         place = options.output_dir / entry.replace(":", "-")
         folders[entry] = [place / f"seed-{seed}" for seed in seeds]
     runs = [  # the first seed of every method before the second of any
-        (entry, seed, folders[entry][index], command_line(entry, seed, folders[entry][index], rest))
+        (entry, seed, folders[entry][index], command_line(entry, seed, folders[entry][index], alignments, rest))
         for index, seed in enumerate(seeds)
         for entry in entries
     ]
@@ -198,14 +252,18 @@ def main():
         sys.exit(f"error: {error}")
     for one in to_do:
         run(*one)
-    check_same_protocol([folder for of_entry in folders.values() for folder in of_entry])
-    write_table([summary(entry, of_entry) for entry, of_entry in folders.items()], options.output_dir)
-    matrices = {
-        entry: [AccuracyMatrix.from_csv(folder / "accuracy_matrix.csv", partial=True) for folder in of_entry]
-        for entry, of_entry in folders.items()
-        if parse_entry(entry)[0] != "joint"
-    }
-    plot_average_accuracy(matrices, options.output_dir / "average_accuracy.png")
+    records = {folder: read_json(folder / RECORD_FILE) for of_entry in folders.values() for folder in of_entry}
+    check_same_protocol(records)
+    rows, curves = [], {}
+    for entry, of_entry in folders.items():
+        of_method = [records[folder] for folder in of_entry]
+        first, *others = of_method[0]["metrics"]
+        rows += [summary(entry, alignment, of_method) for alignment in (first, *others)]
+        if not of_method[0]["joint"]:
+            matrices = [AccuracyMatrix.from_json(record["accuracy_matrices"][first]) for record in of_method]
+            curves[entry] = [matrix.as_array() for matrix in matrices]
+    write_table(rows, options.output_dir)
+    plot_average_accuracy(curves, options.output_dir / "average_accuracy.png")
 
 
 if __name__ == "__main__":

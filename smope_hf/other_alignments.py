@@ -19,7 +19,8 @@ from .files import atomic_path
 from .incremental_head import IncrementalHead
 from .metrics import metrics_where_measured
 from .seeding import derive_generator
-from .training_args import ContinualTrainingArguments
+from .task_split import Task
+from .training_args import UNCOMPENSATED, ContinualTrainingArguments
 
 FOLDER = "other_alignments"
 
@@ -37,23 +38,27 @@ class OtherAlignments:
         self.names = tuple(name for name in args.compare_alignments if name != args.alignment)
         self.heads = {name: IncrementalHead(hidden_size, 0) for name in self.names}
         self.matrices = {name: AccuracyMatrix() for name in self.names}
+        self.uncompensated = ClassStatistics.empty(hidden_size)  # as they were taken, each at the end of its task
 
-    def align(self, trained: IncrementalHead, statistics: ClassStatistics, first: int, task: int):
+    def align(self, trained: IncrementalHead, statistics: ClassStatistics, new: ClassStatistics, task: Task):
         """Give every head the new classes.
 
         Args:
             trained: the run's head as training left it, before its alignment.
             statistics: of every class seen.
-            first: id of the task's first class.
-            task: index of the task, from 0; the first is left as trained.
+            new: of the task's classes alone.
+            task: the task; after the first, heads are left as trained.
         """
+        first, self.uncompensated = task.class_ids.start, self.uncompensated.joined(new)
         for name in self.names:
             head = self.heads[name].to(trained.weight).grown(trained.out_features - first)
             with torch.no_grad():
                 head.weight[first:], head.bias[first:] = trained.weight[first:], trained.bias[first:]
-            if task > 0:
-                generator = derive_generator(self.args.seed, "alignment", task)
-                align_classifier(head, statistics, first, replace(self.args, alignment=name), generator)
+            if task.index > 0:
+                generator = derive_generator(self.args.seed, "alignment", task.index)
+                args = replace(self.args, alignment=name.removesuffix(UNCOMPENSATED))
+                known = self.uncompensated if name.endswith(UNCOMPENSATED) else statistics
+                align_classifier(head, known, first, args, generator)
             self.heads[name] = head
 
     def add_rows(self, rows: Sequence[Sequence[float | None]]):
@@ -72,7 +77,7 @@ class OtherAlignments:
         """Keep heads and matrices for a run that is resumed behind the task with this index."""
         if not self.names:
             return
-        tensors = {}
+        tensors = {f"{UNCOMPENSATED}.{name}": value for name, value in self.uncompensated.to_tensors().items()}
         for name, head in self.heads.items():
             tensors[f"{name}.weight"], tensors[f"{name}.bias"] = head.weight.detach().cpu(), head.bias.detach().cpu()
             tensors[f"{name}.accuracies"] = torch.from_numpy(self.matrices[name].as_array())
@@ -95,11 +100,16 @@ class OtherAlignments:
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{file} cannot be read ({error}). {_ADVICE}") from error
         expected = {"weight": (num_classes, self.hidden_size), "bias": (num_classes,), "accuracies": (index + 1,) * 2}
+        shapes = {f"{name}.{part}": shape for name in self.names for part, shape in expected.items()}
+        empty = self.uncompensated.to_tensors()
+        for part, value in empty.items():
+            shapes[f"{UNCOMPENSATED}.{part}"] = tuple(size or num_classes for size in value.shape)
+        for name, shape in shapes.items():
+            found = tuple(tensors[name].shape) if name in tensors else "nothing"
+            if found != shape:
+                raise ValueError(f"{file} holds {found} as {name}, not a tensor of {shape}. {_ADVICE}")
+        self.uncompensated = ClassStatistics(**{part: tensors[f"{UNCOMPENSATED}.{part}"] for part in empty})
         for name in self.names:
-            for part, shape in expected.items():
-                found = tuple(tensors[f"{name}.{part}"].shape) if f"{name}.{part}" in tensors else "nothing"
-                if found != shape:
-                    raise ValueError(f"{file} holds {found} as {name}.{part}, not a tensor of {shape}. {_ADVICE}")
             self.heads[name] = _head(tensors[f"{name}.weight"], tensors[f"{name}.bias"])
             rows = tensors[f"{name}.accuracies"].tolist()
             self.matrices[name] = AccuracyMatrix([row[: task + 1] for task, row in enumerate(rows)])

@@ -85,6 +85,13 @@ class DataArguments(CheckedArguments):
     test_split: str | None = field(default=None, metadata={"help": "Default: test, else validation."})
     test_fraction: float = field(default=0.0, metadata={"help": "Share of train to test on where no split is."})
     validation_fraction: float = field(default=0.0, metadata={"help": "Share of train set aside in each task."})
+    evaluate_on: str = field(
+        default="test",
+        metadata={
+            "choices": ["test", "validation"],
+            "help": "Images to measure on; settings are tuned on validation.",
+        },
+    )
     max_train_samples_per_class: int | None = field(default=None, metadata={"help": "Train on so many at most."})
     max_test_samples_per_class: int | None = field(default=None, metadata={"help": "Test on so many at most."})
     joint: bool = field(default=False, metadata={"help": "All tasks at once: the upper bound of a comparison."})
@@ -214,6 +221,7 @@ def load_stream(data: DataArguments):
         test_split=data.test_split,
         test_fraction=data.test_fraction,
         validation_fraction=data.validation_fraction,
+        evaluate_on=data.evaluate_on,
         max_train_samples_per_class=data.max_train_samples_per_class,
         max_test_samples_per_class=data.max_test_samples_per_class,
     )

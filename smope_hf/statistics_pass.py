@@ -1,45 +1,101 @@
-"""The one pass over a task's training images at its end: experts' usage and class statistics (steps 5 and 11)."""
+"""Passes over a task's training images: what its statistics are taken from, before and after its training."""
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from .alignment import ClassStatistics, StatisticsAccumulator
 from .batches import DecodedImages, GlobalBatches, gather_rows
+from .drift import FeatureDrift
 from .seeding import derive_generator
 from .tasks import Task
 
 
 @torch.no_grad()
-def take_statistics(trainer, task: Task, images: DecodedImages) -> ClassStatistics:
-    """Count usage in the trainer's model, and take the statistics of the task's classes.
+def take_statistics(trainer, task: Task, images: DecodedImages, keep_features: bool = False):
+    """Count usage and take class statistics in one pass at the end of a task (design.md, steps 5 and 11).
 
     Args:
-        trainer: the [`ContinualTrainer`].
+        trainer: the [`ContinualTrainer`], whose model counts the usage.
         task: the task, just trained.
         images: its training images.
+        keep_features: also return the features.
+
+    Returns:
+        The [`ClassStatistics`] of the task's classes, and the features (N, D) on the CPU or None.
     """
+    model, device = trainer.model, trainer.accelerator.device
+    accumulator = StatisticsAccumulator(len(task.class_names), model.config.hidden_size, device)
+    kept = []
+    with model.raw_routing():
+        for features, labels, scores in _passed(trainer, task, images, "statistics"):
+            accumulator.update(features, labels - task.class_ids.start)
+            if scores:
+                model.update_usage(scores)
+            if keep_features:
+                kept.append(features.cpu())
+    return accumulator.result(), torch.cat(kept) if keep_features else None
+
+
+@torch.no_grad()
+def features_before(trainer, task: Task, images: DecodedImages) -> Tensor:
+    """Features of a task's training images before its training, (N, D) on the CPU, in the order of the images."""
+    trainer.model.eval()
+    return torch.cat([features.cpu() for features, _, _ in _passed(trainer, task, images, "drift")])
+
+
+def _passed(trainer, task: Task, images: DecodedImages, name: str) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
+    """Features (B, D), class ids (B,) and router scores of each global batch, under the statistics' transform."""
     args, model, accelerator = trainer.args, trainer.model, trainer.accelerator
     crops = None
     if args.statistics == "train":
         crops = trainer.augment.draw(len(images), derive_generator(args.seed, "statistics", task.index))
     wanted = {"output_router_scores": True} if model.records_usage else {}
-    accumulator = StatisticsAccumulator(len(task.class_names), model.config.hidden_size, accelerator.device)
     batches = GlobalBatches(images, args.eval_batch_size, accelerator, args.dataloader_num_workers)
-    with model.raw_routing():
-        for pixels, labels, rows, batch_size in trainer.with_bar(batches(), len(batches), task, "statistics"):
-            pixels = pixels.to(accelerator.device)
-            pixels = trainer.normalize(pixels if crops is None else trainer.augment(pixels, crops[rows]))
-            with accelerator.autocast():
-                output = model(pixels, **wanted)
-            scores = output.router_scores if model.records_usage else ()
-            together = [output.pooled_output.float(), labels.to(accelerator.device), *scores]
-            features, labels, *scores = (gather_rows(accelerator, rows, batch_size) for rows in together)
-            accumulator.update(features, labels - task.class_ids.start)
-            if scores:
-                model.update_usage(scores)
-    return accumulator.result()
+    for pixels, labels, rows, batch_size in trainer.with_bar(batches(), len(batches), task, name):
+        pixels = pixels.to(accelerator.device)
+        pixels = trainer.normalize(pixels if crops is None else trainer.augment(pixels, crops[rows]))
+        with accelerator.autocast():
+            output = model(pixels, **wanted)
+        scores = output.router_scores if model.records_usage else ()
+        together = [output.pooled_output.float(), labels.to(accelerator.device), *scores]
+        features, labels, *scores = (gather_rows(accelerator, rows, batch_size) for rows in together)
+        yield features, labels, scores
 
 
 def usage_counts(model) -> Tensor:
     """Usage of every expert so far, (L, H, E), on the CPU."""
     return torch.stack([experts.usage_counts.cpu() for experts in model.prefix_experts])
+
+
+class StatisticsStage:
+    """A task's class statistics, and what its training has done to those of the tasks before it.
+
+    Args:
+        trainer: the [`ContinualTrainer`].
+        task: the task, about to be trained.
+        images: its training images.
+    """
+
+    def __init__(self, trainer, task: Task, images: DecodedImages):
+        self.trainer, self.task, self.images = trainer, task, images
+        drifts = task.index > 0 and trainer.args.drift_compensation != "none" and trainer.model.prompt_parameters()
+        self.before = features_before(trainer, task, images) if drifts else None
+
+    def finish(self) -> ClassStatistics:
+        """After the training: bring the trainer's statistics and usage up to date.
+
+        Returns:
+            The statistics of the task's own classes.
+        """
+        trainer, args, state = self.trainer, self.trainer.args, self.trainer.state
+        usage = usage_counts(trainer.model) if trainer.model.records_usage else None
+        new, after = take_statistics(trainer, self.task, self.images, keep_features=self.before is not None)
+        if self.before is not None:
+            drift = FeatureDrift.between(self.before, after, args.drift_compensation, args.drift_shrinkage)
+            state.statistics = drift.applied(state.statistics)
+        state.statistics = state.statistics.joined(new)
+        if usage is not None:
+            state.usage_history.append(usage_counts(trainer.model) - usage)
+        return new

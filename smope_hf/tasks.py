@@ -35,6 +35,8 @@ class TaskStream(Sequence[Task]):
         test_split: Default "test", else "validation", "valid" or "val".
         validation_fraction: Share of each class's training images set aside, rounded to whole images, at least one
             where that leaves one for training. 0 (default, none) to below 1.
+        evaluate_on: "test" (default), or "validation": each task's validation images become its `test`, so that
+            settings can be chosen without a look at the test images, which are then not used at all.
         test_fraction: Where there is no split to test on, share of each class's training images set aside for it,
             rounded, at least one. 0 (default) to below 1.
         max_train_samples_per_class: Use at most so many training images of each class, after the shares are set
@@ -62,6 +64,7 @@ class TaskStream(Sequence[Task]):
         train_split: str = "train",
         test_split: str | None = None,
         validation_fraction: float = 0.0,
+        evaluate_on: str = "test",
         test_fraction: float = 0.0,
         max_train_samples_per_class: int | None = None,
         max_test_samples_per_class: int | None = None,
@@ -76,6 +79,11 @@ class TaskStream(Sequence[Task]):
         sampler = RowSampler(
             seed, validation_fraction, test_fraction, max_train_samples_per_class, max_test_samples_per_class
         )
+        if evaluate_on not in ("test", "validation") or (evaluate_on == "validation" and validation_fraction == 0):
+            raise ValueError(
+                f"evaluate_on={evaluate_on!r} with validation_fraction={validation_fraction!r} is not allowed. "
+                'Allowed: "test", or "validation" with a validation_fraction above 0.'
+            )
         self.name = name or "dataset"
         self.source: dict[str, Any] | None = None
         self.train_split = train_split
@@ -99,6 +107,7 @@ class TaskStream(Sequence[Task]):
             "shuffle_classes": shuffle_classes,
             "train_split": train_split,
             "test_split": self.test_split,
+            "evaluate_on": evaluate_on,
             **vars(sampler),
         }
         self._tasks = self._make_tasks(dataset, classes, groups, sampler)
@@ -201,6 +210,8 @@ class TaskStream(Sequence[Task]):
             )
             class_ids = range(first_id, first_id + len(group))
             splits = (train, validation if len(validation) else None, test if len(test) else None)
+            if self.options["evaluate_on"] == "validation":
+                splits = (train, None, splits[1])
             tasks.append(Task(index, names, class_ids, *splits))
             first_id = class_ids.stop
         return tuple(tasks)

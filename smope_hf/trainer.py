@@ -28,7 +28,7 @@ from .other_alignments import OtherAlignments
 from .results import keep_results, print_results, write_results
 from .run_state import RunState, check_same_run, versions
 from .seeding import derive_generator, derive_seed
-from .statistics_pass import take_statistics, usage_counts
+from .statistics_pass import StatisticsStage
 from .task_manifest import first_tasks
 from .task_split import TaskSplit
 from .tasks import Task, TaskStream
@@ -135,11 +135,14 @@ class ContinualTrainer(PushesToHub):
         self.model.begin_task(task.class_names)
         self.model.to(self.accelerator.device)
         images = self.decoded(task.train)
+        with self._timed(seconds, "statistics"):
+            statistics = StatisticsStage(self, task, images)
         with self._timed(seconds, "training"):
             self._train_on(task, images)
         with self._timed(seconds, "statistics"):
-            self._take_statistics(task, images)
+            new = statistics.finish()
         with self._timed(seconds, "alignment"):
+            self.others.align(self.model.classifier, self.state.statistics, new, task)
             self._align(task)
         with self._timed(seconds, "evaluation"):
             own, *others = self._accuracies(list(self.others.heads.values()))
@@ -166,7 +169,6 @@ class ContinualTrainer(PushesToHub):
     def _align(self, task: Task):
         """Set the head from the class statistics: from the second task on, or always where nothing is trained."""
         head, statistics, closed_form = self.model.classifier, self.state.statistics, self.model.closed_form
-        self.others.align(head, statistics, task.class_ids.start, task.index)
         if closed_form is not None:
             align_classifier(head, statistics, task.class_ids.start, replace(self.args, alignment=closed_form), None)
         elif task.index > 0:
@@ -195,13 +197,7 @@ class ContinualTrainer(PushesToHub):
         self.accelerator.wait_for_everyone()
         return content
 
-    # ------------------------------------------------------------------ after a task's training
-
-    def _take_statistics(self, task: Task, images: DecodedImages):
-        before = usage_counts(self.model) if self.model.records_usage else None
-        self.state.statistics = self.state.statistics.joined(take_statistics(self, task, images))
-        if before is not None:
-            self.state.usage_history.append(usage_counts(self.model) - before)
+    # ------------------------------------------------------------------ evaluation
 
     def predict(self, images: DecodedImages, heads: Sequence[torch.nn.Linear] = ()) -> Tensor:
         """Predicted class id of every image of a split among all classes seen, (n,); with `heads` (1 + heads, n)."""
@@ -315,7 +311,7 @@ class ContinualTrainer(PushesToHub):
     def _timed(self, seconds: dict, stage: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        seconds[stage] = round(time.perf_counter() - start, 3)
+        seconds[stage] = round(seconds.get(stage, 0.0) + time.perf_counter() - start, 3)
 
     def bar(self, total: int, description: str):
         """A progress bar, on the main process only."""

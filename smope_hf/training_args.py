@@ -6,6 +6,9 @@ from dataclasses import asdict, dataclass, field, fields
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 ALIGNMENTS = ("none", "gaussian", "gaussian-full", "lda", "ncm")
+DRIFT_COMPENSATIONS = ("none", "shift", "linear")
+UNCOMPENSATED = "-uncompensated"
+COMPARABLE = (*ALIGNMENTS, *(name + UNCOMPENSATED for name in ALIGNMENTS if name != "none"))
 
 
 def _setting(default, text: str, choices: tuple[str, ...] | None = None):
@@ -47,9 +50,16 @@ class ContinualTrainingArguments:
     statistics: str = _setting(
         "eval", "Transform of the images in the class statistics; train is the published way.", ("eval", "train")
     )
+    drift_compensation: str = _setting(
+        "linear", "How old classes' statistics follow the prompts' training; none is the published way.",
+        DRIFT_COMPENSATIONS,
+    )  # fmt: skip
+    drift_shrinkage: float = _setting(
+        10.0, "Ridge penalty of linear drift compensation over the mean variance, above 0."
+    )
     alignment: str = _setting("lda", "How the head is aligned after each task from the second on.", ALIGNMENTS)
     compare_alignments: list[str] = _setting(
-        [], "Alignments to measure beside the run's own, from the same training; needs no weight decay."
+        [], "Alignments to measure beside the run's own, from the same training, such as lda-uncompensated."
     )
     alignment_epochs: int = _setting(50, "Epochs of gaussian alignment, as many steps each as there are old classes.")
     alignment_batch_ratio: float = _setting(1.0, "Samples per alignment step, over `batch_size`.")
@@ -86,7 +96,13 @@ class ContinualTrainingArguments:
             self._check_number("dense_epochs", 0, whole=True)
         for name in ("weight_decay", "min_learning_rate", "alignment_weight_decay", "image_cache_gib"):
             self._check_number(name, 0)
-        positive = ("learning_rate", "prefix_lr_multiplier", "alignment_learning_rate", "alignment_batch_ratio")
+        positive = (
+            "drift_shrinkage",
+            "learning_rate",
+            "prefix_lr_multiplier",
+            "alignment_learning_rate",
+            "alignment_batch_ratio",
+        )
         for name in positive if self.max_grad_norm is None else (*positive, "max_grad_norm"):
             self._check_number(name, 0, above=True)
         for name in ("flip_probability", "alignment_shrinkage"):
@@ -102,9 +118,9 @@ class ContinualTrainingArguments:
             self._check(name, isinstance(getattr(self, name), bool), "True or False")
         self._check("output_dir", isinstance(self.output_dir, str) and self.output_dir, "the path of a folder")
         others = self.compare_alignments
-        known = isinstance(others, (list, tuple)) and all(name in ALIGNMENTS for name in others)
+        known = isinstance(others, (list, tuple)) and all(name in COMPARABLE for name in others)
         self._check(
-            "compare_alignments", known and len(set(others)) == len(others), f"some of {ALIGNMENTS}, once each"
+            "compare_alignments", known and len(set(others)) == len(others), f"some of {COMPARABLE}, once each"
         )
         self._check("compare_alignments", not (others and self.weight_decay), "none with weight_decay above 0")
         self._check("freeze_epochs", self.freeze_epochs < self.epochs, f"below epochs = {self.epochs}")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .batches import DecodedImages, GlobalBatches, shuffled
 from .optimization import build_optimizer, build_schedule
-from .seeding import derive_generator
+from .seeding import derive_generator, derive_seed
 from .tasks import Task
 
 
@@ -36,6 +36,8 @@ class TrainingPhase:
             TrainingDivergedError: when a loss is not finite; the message names the step and the last checkpoint.
         """
         args, trainer = self.args, self.trainer
+        # what a method draws in its steps depends on the phase alone, not on what was computed before it
+        torch.manual_seed(derive_seed(args.seed, "steps", self.task.index, self.name, self.accelerator.process_index))
         batches = GlobalBatches(images, args.batch_size, self.accelerator, args.dataloader_num_workers)
         if args.gradient_checkpointing:
             trainer.model.activation_checkpointing_enable()

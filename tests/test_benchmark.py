@@ -17,7 +17,7 @@ TINY = [
 ]  # fmt: skip
 METHODS, SEEDS = ("smope", "dualprompt"), (0, 1)
 COLUMNS = [
-    "method", "seeds", "FAA", "FAA std", "CAA", "CAA std", "FM", "FM std", "parameters", "GFLOPs train",
+    "method", "alignment", "seeds", "FAA", "FAA std", "CAA", "CAA std", "FM", "FM std", "parameters", "GFLOPs train",
     "GFLOPs test", "training s/task", "statistics s/task", "alignment s/task", "evaluation s/task", "peak memory MiB",
 ]  # fmt: skip
 pytestmark = pytest.mark.slow
@@ -65,7 +65,7 @@ def test_the_table_has_a_row_for_each_method_and_says_what_the_runs_say(finished
         first, second = (100 * metrics["final_average_accuracy"] for metrics in found)
         assert float(row["FAA"]) == pytest.approx((first + second) / 2) and row["seeds"] == "2"
         assert float(row["FAA std"]) == pytest.approx(abs(first - second) / 2**0.5)
-        assert all(float(row[column]) > 0 for column in COLUMNS[8:])
+        assert all(float(row[column]) > 0 for column in COLUMNS[9:])
     # 6 layers of 3 heads with 25 keys and values of 32, and 10 classes of 96 features with a bias
     assert int(table["smope"]["parameters"]) == 6 * 3 * 25 * 2 * 32 + 10 * 97
     lines = (finished / "results.md").read_text().splitlines()
@@ -92,11 +92,14 @@ def test_a_second_call_trains_nothing(copied, monkeypatch):
 
 
 def test_a_run_that_was_cut_is_gone_on_with(copied, finished, monkeypatch):
-    """In the middle of a task, or between its last task and the note of its memory."""
+    """In the middle of a task, between its last task and the note of its memory, or before its record."""
     noteless = copied / "smope" / "seed-0"
     (noteless / "process.json").unlink()
+    (noteless / "record.json").unlink()
+    (copied / "smope" / "seed-1" / "record.json").unlink()
     cut = copied / "dualprompt" / "seed-1"
     (cut / "metrics.json").unlink()
+    (cut / "record.json").unlink()
     shutil.rmtree(cut / "task-02")
     kept = (cut / "task-01" / "model.safetensors").stat().st_mtime_ns
     others = [folder for folder in runs(copied) if folder not in (cut, noteless)]
@@ -110,6 +113,31 @@ def test_a_run_that_was_cut_is_gone_on_with(copied, finished, monkeypatch):
     assert (noteless / "process.json").is_file()
 
 
+def test_the_records_alone_give_the_table_again(finished, tmp_path, monkeypatch):
+    """What is kept of a run after its checkpoints are gone."""
+    for folder in runs(finished):
+        kept = tmp_path / folder.relative_to(finished)
+        kept.mkdir(parents=True)
+        shutil.copy(folder / "record.json", kept)
+    monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a run was started"))
+    benchmark(monkeypatch, tmp_path)
+    assert (tmp_path / "results.csv").read_text() == (finished / "results.csv").read_text()
+
+
+def test_alignments_are_rows_of_one_training(tmp_path, monkeypatch):
+    options = ("--alignments", "none,lda", "--alignment_shrinkage", "0.1")
+    benchmark(monkeypatch, tmp_path, *options, methods="linear lda smope:prompt_layers=0+1", seeds="0")
+    with open(tmp_path / "results.csv", newline="", encoding="utf-8") as file:
+        found = {(row["method"], row["alignment"]): row for row in csv.DictReader(file)}
+    two_layers = "smope:prompt_layers=0+1"
+    assert list(found) == [
+        ("linear", "lda"), ("linear", "none"), ("lda", "lda"), (two_layers, "lda"), (two_layers, "none"),
+    ]  # fmt: skip
+    # a frozen backbone's statistics are the same, and so in the end is the closed form on its features
+    assert found["linear", "lda"]["FAA"] == found["lda", "lda"]["FAA"]
+    assert int(found[two_layers, "lda"]["parameters"]) == 2 * 3 * 25 * 2 * 32 + 10 * 97
+
+
 def test_runs_on_other_tasks_share_no_table(copied, monkeypatch):
     (copied / "results.csv").unlink()
     with pytest.raises(SystemExit) as refused:
@@ -117,7 +145,7 @@ def test_runs_on_other_tasks_share_no_table(copied, monkeypatch):
     message = str(refused.value)
     assert str(copied / "smope" / "seed-0") in message
     assert str(copied / "ncm-class_order_seed=1" / "seed-0") in message
-    assert "learned different tasks" in message and "task 0: classes" in message
+    assert "learned different tasks" in message and "class_order_seed: 0 and 1" in message
     assert not (copied / "results.csv").exists()
 
 

@@ -247,3 +247,20 @@ def test_classes_are_sampled_independently(data):
     of_class = [np.flatnonzero(np.array(data["train"]["label"][:]) == label) for label in range(10)]
     chosen = {tuple(np.searchsorted(of_class[task.index], task.train.source_rows)) for task in stream}
     assert len(chosen) > 5
+
+
+def test_settings_can_be_tuned_without_the_test_images():
+    """evaluate_on="validation": the validation images stand where the test images stood, and those are not used."""
+    usual = TaskStream(make(), num_tasks=5, validation_fraction=0.25)
+    tuning = TaskStream(make(), num_tasks=5, validation_fraction=0.25, evaluate_on="validation")
+    for before, after in zip(usual, tuning, strict=True):
+        assert after.test.source_rows.tolist() == before.validation.source_rows.tolist()
+        assert after.test.source_split == "train" and after.validation is None
+        assert after.train.source_rows.tolist() == before.train.source_rows.tolist()
+    assert usual.manifest()["protocol_hash"] != tuning.manifest()["protocol_hash"]
+
+
+@pytest.mark.parametrize("options", [{"evaluate_on": "validation"}, {"evaluate_on": "train"}])
+def test_what_cannot_be_evaluated_on_is_refused(options):
+    with pytest.raises(ValueError, match="evaluate_on='(validation|train)' with validation_fraction=0.0"):
+        TaskStream(make(), num_tasks=5, **options)
