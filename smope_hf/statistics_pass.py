@@ -42,7 +42,8 @@ def take_statistics(trainer, task: Task, images: DecodedImages, keep_features: b
 def features_before(trainer, task: Task, images: DecodedImages) -> Tensor:
     """Features of a task's training images before its training, (N, D) on the CPU, in the order of the images."""
     trainer.model.eval()
-    return torch.cat([features.cpu() for features, _, _ in _passed(trainer, task, images, "drift")])
+    with trainer.model.raw_routing():  # as after the training: what moves is then the prompts' doing alone
+        return torch.cat([features.cpu() for features, _, _ in _passed(trainer, task, images, "drift")])
 
 
 def _passed(trainer, task: Task, images: DecodedImages, name: str) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:

@@ -21,10 +21,12 @@ from runs import (
 from transformers import pipeline
 
 from smope_hf import ContinualTrainer, SMoPEForImageClassification
+from smope_hf.alignment import ClassStatistics
 from smope_hf.augmentation import to_uint8
 from smope_hf.callbacks import ContinualCallback
 from smope_hf.checkpoint import load_statistics
 from smope_hf.metrics import continual_metrics
+from smope_hf.statistics_pass import StatisticsStage
 from smope_hf.training_phase import TrainingDivergedError
 from smope_hf.yardsticks import run_yardsticks
 
@@ -133,19 +135,25 @@ def test_statistics_are_those_of_the_masked_features(backbone, tmp_path):
         torch.testing.assert_close(statistics.variance[index], mine.var(dim=0, correction=0), rtol=1e-3, atol=1e-5)
 
 
-def test_the_end_of_a_task_is_one_pass(backbone, tmp_path):
-    trainer = tiny_trainer(backbone, tmp_path, stream=tiny_stream(num_tasks=1), epochs=1, dense_epochs=0)
+@pytest.mark.parametrize("compensation", ["none", "linear"])
+def test_the_end_of_a_task_is_one_pass(backbone, tmp_path, compensation):
+    """Usage and class statistics together; that features can be followed costs one pass before the training."""
+    trainer = tiny_trainer(backbone, tmp_path, drift_compensation=compensation)
+    trainer.model.begin_task(["the", "first"])
+    trainer.state.statistics = ClassStatistics(
+        torch.zeros(2, 32), torch.ones(2, 32), torch.ones(2).long(), torch.eye(32)
+    )
+    task, images = trainer.stream[1], trainer.decoded(trainer.stream[1].train)
+    trainer.model.begin_task(task.class_names)
     passes = []
     forward = trainer.model.forward
     trainer.model.forward = lambda pixels, **kw: passes.append((len(pixels), "labels" in kw)) or forward(pixels, **kw)
-    trainer._take_statistics(*prepared(trainer))
-    assert sum(count for count, _ in passes) == 6 * TRAIN_PER_CLASS
-
-
-def prepared(trainer):
-    task = trainer.stream[0]
-    trainer.model.begin_task(task.class_names)
-    return task, trainer.decoded(task.train)
+    stage = StatisticsStage(trainer, task, images)
+    before = sum(count for count, _ in passes)
+    stage.finish()
+    one = 2 * TRAIN_PER_CLASS
+    assert before == (0 if compensation == "none" else one) and sum(count for count, _ in passes) == before + one
+    assert not any(with_labels for _, with_labels in passes) and len(trainer.state.statistics.count) == 4
 
 
 # ---------------------------------------------------------------------- exactness
