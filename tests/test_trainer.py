@@ -21,7 +21,6 @@ from runs import (
 from transformers import pipeline
 
 from smope_hf import ContinualTrainer, SMoPEForImageClassification
-from smope_hf.alignment import ClassStatistics
 from smope_hf.augmentation import to_uint8
 from smope_hf.callbacks import ContinualCallback
 from smope_hf.checkpoint import load_statistics
@@ -139,11 +138,10 @@ def test_statistics_are_those_of_the_masked_features(backbone, tmp_path):
 def test_the_end_of_a_task_is_one_pass(backbone, tmp_path, compensation):
     """Usage and class statistics together; that features can be followed costs one pass before the training."""
     trainer = tiny_trainer(backbone, tmp_path, drift_compensation=compensation)
-    trainer.model.begin_task(["the", "first"])
-    trainer.state.statistics = ClassStatistics(
-        torch.zeros(2, 32), torch.ones(2, 32), torch.ones(2).long(), torch.eye(32)
-    )
-    task, images = trainer.stream[1], trainer.decoded(trainer.stream[1].train)
+    first, task = trainer.stream[:2]
+    trainer.model.begin_task(first.class_names)
+    StatisticsStage(trainer, first, trainer.decoded(first.train)).finish()
+    images = trainer.decoded(task.train)
     trainer.model.begin_task(task.class_names)
     passes = []
     forward = trainer.model.forward
