@@ -10,7 +10,9 @@ from rich.console import Console
 from .accuracy_matrix import AccuracyMatrix
 from .files import write_json
 from .metrics import metrics_where_measured
+from .model_card import method_name
 from .plots import plot_accuracy_matrix, plot_average_accuracy
+from .run_state import versions
 from .terminal import accuracy_table, metrics_table
 
 RESULT_FILES = ("metrics.json", "manifest.json", "accuracy_matrix.csv")
@@ -53,6 +55,23 @@ def write_results(
     matrix.to_csv(output_dir / "accuracy_matrix.csv")
     draw_results(output_dir / "plots", matrix, matrices)
     return content
+
+
+def run_details(trainer, test_counts: list[int]) -> dict:
+    """What metrics.json tells of a run beside its metrics: method, measurements, settings, seconds, versions."""
+    config, state = trainer.model.config, trainer.state
+    left_out = {"backbone_config", "tasks", "output_router_scores"}
+    return {
+        "method": method_name(config),
+        "accuracy_matrix": state.matrix.to_json(),
+        "test_counts": test_counts,
+        "task_confusion": state.task_confusion,
+        "seconds_by_task": state.seconds,
+        "num_processes": trainer.accelerator.num_processes,
+        "recipe": trainer.args.recipe(),
+        "model": {name: getattr(config, name) for name in sorted(config.own_fields() - left_out)},
+        "versions": versions(),
+    }
 
 
 def keep_results(output_dir: str | Path, num_tasks: int):

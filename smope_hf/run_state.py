@@ -28,6 +28,8 @@ class RunState:
             number of tasks. None for a run from the start.
         follows: SHA-256 of the class statistics of the task before, by which a push knows that one task follows
             another; None before the first is saved.
+        task_confusion: for each task how many of its test images the model of now takes for each task's classes; None
+            for a task without test images.
     """
 
     statistics: ClassStatistics
@@ -36,6 +38,7 @@ class RunState:
     seconds: list[dict[str, float]] = field(default_factory=list)
     continued_from: dict | None = None
     follows: str | None = None
+    task_confusion: list[list[int] | None] = field(default_factory=list)
 
     def begin_task(self) -> dict[str, float]:
         """Open the next task's record of seconds."""
@@ -45,7 +48,9 @@ class RunState:
     @classmethod
     def from_saved(cls, saved: dict, statistics: ClassStatistics, usage_history: list[Tensor]) -> "RunState":
         matrix = AccuracyMatrix.from_json(saved["accuracy_matrix"])
-        return cls(statistics, usage_history, matrix, saved["seconds_by_task"], saved.get("continued_from"))
+        state = cls(statistics, usage_history, matrix, saved["seconds_by_task"], saved.get("continued_from"))
+        state.task_confusion = saved.get("task_confusion") or []
+        return state
 
 
 def check_same_run(

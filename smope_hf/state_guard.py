@@ -91,6 +91,10 @@ def is_text(value) -> bool:
     return isinstance(value, str)
 
 
+def _confusion(value) -> bool:
+    return is_list_of(value, lambda row: row is None or (is_list_of(row, is_count) and len(row) == len(value)))
+
+
 def _triangle(value) -> bool:
     return is_list_of(value, lambda row: is_list_of(row, lambda cell: cell is None or is_fraction(cell)))
 
@@ -107,6 +111,7 @@ STATE_FIELDS = {
     "logged_steps": (is_count, "an integer from 0"),
     "follows": (lambda value: value is None or is_text(value), "text or null"),
     "continued_from": (lambda value: value is None or isinstance(value, dict), "an object or null"),
+    "task_confusion": (_confusion, "as many counts for each task as there are tasks, or null for it"),
     "versions": (lambda value: is_object_of(value, is_text), "an object of text"),
 }
 ROUTING_FIELDS = {
@@ -141,7 +146,8 @@ def check_state(state: dict, file: str | os.PathLike):
     Raises:
         ValueError: naming the field that is missing or has another type or range.
     """
-    _check_fields({"continued_from": None, "follows": None, **state}, STATE_FIELDS, Path(file), "")
+    later = {"continued_from": None, "follows": None, "task_confusion": []}  # fields that older files lack
+    _check_fields({**later, **state}, STATE_FIELDS, Path(file), "")
 
 
 def load_routing(folder: str | os.PathLike) -> dict:

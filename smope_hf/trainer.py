@@ -22,11 +22,11 @@ from .callbacks import ContinualCallback
 from .continued_stream import ContinuedStream
 from .evaluation import overall_accuracy, predict
 from .metrics import metrics_where_measured
-from .model_card import method_name
 from .modeling_incremental import IncrementalClassifier
-from .results import keep_results, print_results, write_results
+from .results import keep_results, print_results, run_details, write_results
 from .run_state import RunState, check_same_run, versions
 from .seeding import derive_generator, derive_seed
+from .task_confusion import confusion_row
 from .task_manifest import first_tasks
 from .task_split import TaskSplit
 from .tasks import Task, TaskStream
@@ -165,19 +165,15 @@ class ContinualTrainer(PushesToHub):
     def _finish(self, manifest: dict) -> dict:
         content = {"metrics": metrics_where_measured(self.state.matrix, self._test_counts())}
         if self.accelerator.is_main_process:
-            details = {
-                "method": method_name(self.model.config),
-                "accuracy_matrix": self.state.matrix.to_json(),
-                "test_counts": self._test_counts(),
-                "seconds_by_task": self.state.seconds,
-                "num_processes": self.accelerator.num_processes,
-                "recipe": self.args.recipe(),
-                "versions": versions(),
-            }
             if self.num_known:
                 keep_results(self.args.output_dir, self.num_known)
             content = write_results(
-                self.args.output_dir, self.state.matrix, self._test_counts(), manifest, details, self.yardsticks
+                self.args.output_dir,
+                self.state.matrix,
+                self._test_counts(),
+                manifest,
+                run_details(self, self._test_counts()),
+                self.yardsticks,
             )
             print_results(Console(), self.state.matrix, content)
         self.accelerator.wait_for_everyone()
@@ -229,7 +225,7 @@ class ContinualTrainer(PushesToHub):
     def _accuracies(self) -> list[float | None]:
         """Accuracy on the test images of every task seen, None where it has none; a row of the accuracy matrix."""
         seen = self.stream[: len(self.model.config.tasks)]
-        accuracies = []
+        accuracies, self.state.task_confusion = [], [None] * len(seen)
         for task in self.with_bar(seen, len(seen), seen[-1], "evaluation"):
             if task.test is None:
                 accuracies.append(None)
@@ -237,7 +233,9 @@ class ContinualTrainer(PushesToHub):
             if task.index not in self._test_images:
                 self._test_images[task.index] = self.decoded(task.test)
             images = self._test_images[task.index]
-            accuracies.append((self.predict(images) == images.labels).double().mean().item())
+            predicted = self.predict(images)
+            self.state.task_confusion[task.index] = confusion_row(predicted, self.model.config.tasks)
+            accuracies.append((predicted == images.labels).double().mean().item())
         return accuracies
 
     def evaluate(self) -> dict:
@@ -262,6 +260,7 @@ class ContinualTrainer(PushesToHub):
                 "protocol_hash": manifest["protocol_hash"],
                 "accuracy_matrix": self.state.matrix.to_json(),
                 "test_counts": self._test_counts()[: task.index + 1],
+                "task_confusion": self.state.task_confusion,
                 "seconds_by_task": self.state.seconds,
                 "logged_steps": self.logged_steps,
                 "continued_from": self.state.continued_from,
