@@ -8,10 +8,10 @@ script's own go to every run. A run that is whole is not run again, and one that
 goes on where it was stopped. With --methods separated by spaces, a method may carry settings of its own, as in
 --methods "smope coda-prompt:alignment=gaussian,learning_rate=0.001". "joint" is fine-tuning on all tasks at once.
 
-The folder gets results.csv, results.md and average_accuracy.png: FAA, CAA and FM (mean and standard deviation over the
-seeds, in percent), trained parameters, GFLOPs of an image's forward pass in training and in evaluation, seconds of
-each stage for a task, and peak memory. Runs on other tasks than the first one's are refused, and so is a folder whose
-runs were begun with other settings than those given.
+The folder gets results.csv, results.md, average_accuracy.png and costs.png: FAA, CAA and FM (mean and standard
+deviation over the seeds, in percent), trained parameters, GFLOPs of an image's forward pass in training and in
+evaluation, seconds of each stage for a task, and peak memory. Runs on other tasks than the first one's are refused,
+and so is a folder whose runs were begun with other settings than those given.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from smope_hf.accuracy_matrix import AccuracyMatrix
 from smope_hf.checkpoint import saved_tasks
 from smope_hf.files import atomic_path, write_json
 from smope_hf.hub_files import find_checkpoint
-from smope_hf.plots import plot_average_accuracy
+from smope_hf.plots import plot_average_accuracy, plot_costs, read_costs
 from smope_hf.run_arguments import RUN_ARGUMENTS, read_recipe, recipe_arguments
 from smope_hf.safe_json import read_json
 from smope_hf.task_manifest import manifest_differences
@@ -206,6 +206,7 @@ def main():
         if parse_entry(entry)[0] != "joint"
     }
     plot_average_accuracy(matrices, options.output_dir / "average_accuracy.png")
+    plot_costs(read_costs(options.output_dir / "results.csv"), options.output_dir / "costs.png")
 
 
 if __name__ == "__main__":

@@ -162,7 +162,8 @@ def _draw_curves(curves: Mapping[str, np.ndarray], first: int, what: str, title:
         ends.append((name, float(tasks[-1]), float(mean[-1]), colour))
     low, high = (bound([bound(values) for values in curves.values()]) for bound in (np.min, np.max))
     margin = max(0.06 * (high - low), 2.5)
-    axes.set_ylim(max(low - margin, -1), min(high + margin, 101))
+    floor = max(-0.04 * (high + margin), -1)  # below 0 there is only half a marker
+    axes.set_ylim(max(low - margin, floor), min(high + margin, 101))
     axes.set_xlim(first - 0.03 * last, 1.03 * last)
     axes.set_xticks([tick for tick in task_ticks(last, most=12) if tick > first] + [first])
     axes.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))

@@ -12,11 +12,11 @@ from .files import write_json
 from .metrics import metrics_where_measured
 from .model_card import method_name
 from .plots import plot_accuracy_matrix, plot_average_accuracy
-from .run_state import versions
+from .run_folder import YARDSTICK_NAMES
+from .run_state import model_settings, versions
 from .terminal import accuracy_table, metrics_table
 
 RESULT_FILES = ("metrics.json", "manifest.json", "accuracy_matrix.csv")
-NAMES = {"ncm": "NCM", "lda": "LDA", "linear": "linear"}
 
 
 def write_results(
@@ -41,12 +41,15 @@ def write_results(
         The content of metrics.json.
     """
     output_dir = Path(output_dir)
-    matrices = {details["method"]: matrix, **{NAMES[name]: rows for name, rows in (yardsticks or {}).items()}}
+    matrices = {
+        details["method"]: matrix,
+        **{YARDSTICK_NAMES[name]: rows for name, rows in (yardsticks or {}).items()},
+    }
     others = (yardsticks or {}).items()
     content = {
         "metrics": metrics_where_measured(matrix, test_counts),
         "yardsticks": {name: metrics_where_measured(rows, test_counts) for name, rows in others},
-        "yardstick_matrices": {name: rows.to_json() for name, rows in (yardsticks or {}).items()},
+        "yardstick_matrices": {name: rows.to_json() for name, rows in others},
         "protocol_hash": manifest["protocol_hash"],
         **details,
     }
@@ -60,7 +63,6 @@ def write_results(
 def run_details(trainer, test_counts: list[int]) -> dict:
     """What metrics.json tells of a run beside its metrics: method, measurements, settings, seconds, versions."""
     config, state = trainer.model.config, trainer.state
-    left_out = {"backbone_config", "tasks", "output_router_scores"}
     return {
         "method": method_name(config),
         "accuracy_matrix": state.matrix.to_json(),
@@ -69,7 +71,7 @@ def run_details(trainer, test_counts: list[int]) -> dict:
         "seconds_by_task": state.seconds,
         "num_processes": trainer.accelerator.num_processes,
         "recipe": trainer.args.recipe(),
-        "model": {name: getattr(config, name) for name in sorted(config.own_fields() - left_out)},
+        "model": model_settings(config),
         "versions": versions(),
     }
 

@@ -84,6 +84,12 @@ def check_same_run(
         )
 
 
+def model_settings(config: IncrementalConfig) -> dict:
+    """The settings of a model that decide a result, by name, as JSON: all but its backbone's own and its classes."""
+    left_out = {"backbone_config", "tasks", "output_router_scores"}
+    return {name: getattr(config, name) for name in sorted(config.own_fields() - left_out)}
+
+
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide a result."""
     found = {"python": platform.python_version()}

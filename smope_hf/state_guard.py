@@ -150,6 +150,24 @@ def check_state(state: dict, file: str | os.PathLike):
     _check_fields({**later, **state}, STATE_FIELDS, Path(file), "")
 
 
+def check_present(content: dict, file: str | os.PathLike):
+    """Check those fields of the run's state that are in a file at all, such as its metrics.json.
+
+    Raises:
+        ValueError: naming the field that has another type or range.
+    """
+    present = {name: check for name, check in STATE_FIELDS.items() if name in content}
+    _check_fields(content, present, Path(file), "")
+    for name in ("model", "metrics", "yardstick_matrices", "yardsticks"):
+        value = content.get(name, {})
+        _require(file, name, value, isinstance(value, dict), "an object")
+    for name, rows in content.get("yardstick_matrices", {}).items():
+        _require(file, f"yardstick_matrices.{name}", rows, _triangle(rows), STATE_FIELDS["accuracy_matrix"][1])
+    for name in ("method", "protocol_hash"):
+        value = content.get(name, "")
+        _require(file, name, value, is_text(value), "text")
+
+
 def load_routing(folder: str | os.PathLike) -> dict:
     """The routing report of a checkpoint's folder (`routing_report` says what is in it).
 
