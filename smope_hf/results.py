@@ -1,4 +1,4 @@
-"""What a run leaves behind: metrics.json, accuracy_matrix.csv, manifest.json, plots, and tables on the terminal."""
+"""What a run leaves behind: metrics.json, accuracy_matrix.csv, manifest.json, plots, report.html, tables to print."""
 
 import os
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ from .metrics import metrics_where_measured
 from .model_card import method_name
 from .plots import plot_accuracy_matrix, plot_average_accuracy
 from .run_folder import YARDSTICK_NAMES
+from .run_report import write_report
 from .run_state import model_settings, versions
 from .terminal import accuracy_table, metrics_table
 
@@ -26,6 +27,7 @@ def write_results(
     manifest: dict,
     details: dict,
     yardsticks: Mapping[str, AccuracyMatrix] | None = None,
+    report: bool = True,
 ) -> dict:
     """Write the files of a run; those that exist are replaced.
 
@@ -36,6 +38,7 @@ def write_results(
         manifest: of the task stream.
         details: what else belongs into metrics.json: the name of the `method`, settings, seconds, versions.
         yardsticks: accuracy matrices of other methods on the same tasks, by name.
+        report: write report.html too, last of all.
 
     Returns:
         The content of metrics.json.
@@ -57,6 +60,8 @@ def write_results(
     write_json(output_dir / "manifest.json", manifest)
     matrix.to_csv(output_dir / "accuracy_matrix.csv")
     draw_results(output_dir / "plots", matrix, matrices)
+    if report:
+        write_report(output_dir)
     return content
 
 

@@ -1,5 +1,6 @@
 """Several runs put in order: which are the same but for their seed, and which cannot be compared at all."""
 
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -60,7 +61,10 @@ def group_runs(runs: Mapping[str, RunFolder]) -> list[RunGroup]:
     found = [RunGroup("", members) for members in groups.values()]
     for group in found:
         rivals = [other for other in found if other.first.method == group.first.method]
-        group.label = group.first.method if len(rivals) == 1 else _label(group, rivals)
+        label = group.first.method if len(rivals) == 1 else _label(group, rivals)
+        taken = {other.label for other in found}
+        numbers = (f"{label} ({number})" for number in itertools.count(2))
+        group.label = label if label not in taken else next(text for text in numbers if text not in taken)
     return found
 
 

@@ -36,14 +36,14 @@ class Picture:
 
 
 def accuracy_pictures(run: RunFolder) -> list[Picture]:
-    """Pictures of what a run reached: accuracy matrix, average accuracy, forgetting, confusion between tasks."""
+    """Pictures of what a run reached: average accuracy, forgetting, accuracy matrix, confusion between tasks."""
     found = []
+    if run.matrix.is_complete:
+        found += curve_pictures({run.method: run.matrix.as_array(), **_arrays(run.yardsticks)})
     if any(value is not None for row in run.matrix.to_json() for value in row):
         text = "Accuracy on each task after each task."
         draw = partial(plot_accuracy_matrix, run.matrix.as_array(), partial=True)
         found.append(Picture("accuracy_matrix", text, draw))
-    if run.matrix.is_complete:
-        found += curve_pictures({run.method: run.matrix.as_array(), **_arrays(run.yardsticks)})
     if run.confusion is not None:
         text = "Of which task the classes are that each task's test images are taken for, after the last task."
         found.append(Picture("task_confusion", text, partial(plot_task_confusion, run.confusion)))

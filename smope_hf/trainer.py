@@ -174,6 +174,7 @@ class ContinualTrainer(PushesToHub):
                 manifest,
                 run_details(self, self._test_counts()),
                 self.yardsticks,
+                self.args.report,
             )
             print_results(Console(), self.state.matrix, content)
         self.accelerator.wait_for_everyone()

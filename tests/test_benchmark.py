@@ -13,7 +13,7 @@ BENCHMARK = Path(__file__).resolve().parents[1] / "examples" / "benchmark.py"
 TINY = [
     "--dataset", "embedded", "--backbone", "embedded", "--num_tasks", "2", "--max_train_samples_per_class", "4",
     "--max_test_samples_per_class", "2", "--epochs", "1", "--dense_epochs", "0", "--batch_size", "10",
-    "--num_threads", "1", "--disable_progress", "true",
+    "--num_threads", "1", "--disable_progress", "true", "--report", "false",
 ]  # fmt: skip
 METHODS, SEEDS = ("smope", "dualprompt"), (0, 1)
 COLUMNS = [

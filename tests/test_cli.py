@@ -13,10 +13,10 @@ from smope_hf.cli import app
 from smope_hf.cli_common import names_in_short, ranges
 from smope_hf.cli_inspect import routing_health, warnings
 
-COMMANDS = ("train", "evaluate", "add-classes", "predict", "info", "plot", "push")
+COMMANDS = ("train", "evaluate", "add-classes", "predict", "info", "plot", "report", "push")
 TINY = [
     "--dataset", "embedded", "--num_tasks", "5", "--max-train-samples-per-class", "4", "--max-test-samples-per-class",
-    "3", "--epochs", "1", "--batch-size", "8", "--num-experts", "6", "--top-k", "2",
+    "3", "--epochs", "1", "--batch-size", "8", "--no-report", "--num-experts", "6", "--top-k", "2",
 ]  # fmt: skip
 
 
@@ -283,7 +283,7 @@ def test_info_refuses_other_models(place, tmp_path):
 def test_plot_a_run(place, tmp_path):
     written = smope("plot", place / "run", "--output", tmp_path / "a", "--theme", "dark").stdout.split()
     assert [os.path.basename(path) for path in written] == [
-        "accuracy_matrix.png", "average_accuracy.png", "forgetting.png", "task_confusion.png", "expert_usage.png",
+        "average_accuracy.png", "forgetting.png", "accuracy_matrix.png", "task_confusion.png", "expert_usage.png",
         "routing_balance.png", "routing_overlap.png",
     ]  # fmt: skip
     assert all(open(path, "rb").read(4) == b"\x89PNG" for path in written)
