@@ -21,7 +21,7 @@ def plot(
         bool, typer.Option("--every-task", help="Draw the usage of experts for every task, not the last one alone.")
     ] = False,
 ):
-    """Draw accuracies, forgetting, confusion between tasks, and usage of experts.
+    """Draw accuracies, forgetting, confusion and usage of experts.
 
     Of several runs, average accuracy and forgetting in one picture each; runs
     that differ in their seed alone are one line with a band.

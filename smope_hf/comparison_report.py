@@ -1,6 +1,7 @@
 """Several runs side by side in one HTML file, those on other tasks in parts of their own."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from .task_manifest import manifest_differences
 METRICS = {"FAA": "final_average_accuracy", "CAA": "cumulative_average_accuracy", "FM": "forgetting"}
 
 
-def write_comparison(runs: list[Path], output: str | os.PathLike) -> Path:
+def write_comparison(runs: Sequence[str | os.PathLike], output: str | os.PathLike) -> Path:
     """Write a report that compares runs: one HTML file that needs nothing beside itself.
 
     Runs that differ in their seed alone are one row, and one line with a band. Runs that learned different tasks stand

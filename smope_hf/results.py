@@ -13,11 +13,11 @@ from .metrics import metrics_where_measured
 from .model_card import method_name
 from .plots import plot_accuracy_matrix, plot_average_accuracy
 from .run_folder import YARDSTICK_NAMES
-from .run_report import write_report
+from .run_report import REPORT_FILE, write_report
 from .run_state import model_settings, versions
 from .terminal import accuracy_table, metrics_table
 
-RESULT_FILES = ("metrics.json", "manifest.json", "accuracy_matrix.csv")
+RESULT_FILES = ("metrics.json", "manifest.json", "accuracy_matrix.csv", REPORT_FILE)
 
 
 def write_results(
@@ -74,6 +74,7 @@ def run_details(trainer, test_counts: list[int]) -> dict:
         "test_counts": test_counts,
         "task_confusion": state.task_confusion,
         "seconds_by_task": state.seconds,
+        "continued_from": state.continued_from,
         "num_processes": trainer.accelerator.num_processes,
         "recipe": trainer.args.recipe(),
         "model": model_settings(config),

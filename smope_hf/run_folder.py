@@ -1,5 +1,6 @@
 """What lies in a run's folder, read back: of a finished run, one that was cut, or a single task's folder."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -148,14 +149,14 @@ class RunFolder:
         return np.array([[0] * len(rows) if row is None else row for row in rows])
 
 
-def open_runs(paths: list[Path]) -> dict[str, RunFolder]:
+def open_runs(paths: Sequence[str | Path]) -> dict[str, RunFolder]:
     """Runs by the last part of their path, or by as much of it as tells them apart.
 
     Raises:
         ValueError: when one is given twice.
         FileNotFoundError: when a folder holds no run.
     """
-    parts = [path.resolve().parts for path in paths]
+    parts = [Path(path).resolve().parts for path in paths]
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["/".join(path[-depth:]) for path in parts]
         if len(set(names)) == len(paths):
