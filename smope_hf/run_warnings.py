@@ -43,11 +43,13 @@ def _accuracies(run: RunFolder) -> list[str]:
     found = []
     last = run.matrix.as_array()[-1]
     classes = sum(len(task["class_names"]) for task in run.manifest["tasks"][: len(last)]) if run.manifest else None
-    under = np.flatnonzero(last < 1 / classes) if classes else []  # NaN is not below
+    chance = 1 / classes if classes and classes > 1 else -1  # one class alone cannot be mistaken
+    under = np.flatnonzero(last <= chance + 1e-9)  # NaN is not below
     if len(under):
+        known = f"1 of {classes} classes, {100 / classes:.1f}%"
         found.append(
-            f"{_tasks(under, capital=True)} ended under chance (1 of {classes} classes, {100 / classes:.1f}%): their "
-            f"images are taken for others'. {_remedy(run)}"
+            f"{_tasks(under, capital=True)} ended no better than chance ({known}): their images are taken for those "
+            f"of others. {_remedy(run)}"
         )
     forgotten = metrics_where_measured(run.matrix)["forgetting"]
     if forgotten is not None and forgotten > LARGE_FORGETTING:

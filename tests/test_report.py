@@ -240,8 +240,8 @@ def test_a_healthy_run_has_no_warning_but_of_its_checkpoint(copied):
     ("values", "expected", "remedy"),
     [
         (
-            {"accuracy_matrix": [[0.9], [0.9, 0.9], [0.1, 0.9, 0.16]]},
-            "Tasks 1, 3 ended under chance (1 of 6 classes, 16.7%)",
+            {"accuracy_matrix": [[0.9], [0.9, 0.9], [0.1, 0.9, 1 / 6]]},
+            "Tasks 1, 3 ended no better than chance (1 of 6 classes, 16.7%)",
             "--learning-rate",
         ),
         ({"accuracy_matrix": FORGETFUL}, "lost 20.0 points on average", "--learning-rate (now 0.005)"),
