@@ -10,10 +10,10 @@ goes on where it was stopped. With --methods separated by spaces, a method may c
 "smope:prompt_layers=0+1+2". "joint" is fine-tuning on all tasks at once. With --alignments none,gaussian,lda each
 method has a row for each of them, all from one training.
 
-The folder gets results.csv, results.md and average_accuracy.png: FAA, CAA and FM (mean and standard deviation over the
-seeds, in percent), trained parameters, GFLOPs of an image's forward pass in training and in evaluation, seconds of
-each stage for a task, and peak memory. Runs on other tasks than the first one's are refused, and so is a folder whose
-runs were begun with other settings than those given.
+The folder gets results.csv, results.md, average_accuracy.png and costs.png: FAA, CAA and FM (mean and standard
+deviation over the seeds, in percent), trained parameters, GFLOPs of an image's forward pass in training and in
+evaluation, seconds of each stage for a task, and peak memory. Runs on other tasks than the first one's are refused,
+and so is a folder whose runs were begun with other settings than those given.
 
 Each run's folder has a record.json with all that the table says of it. The records alone are enough to make the table
 again, or to add methods to it: copy them into a folder of the same layout and give the same command.
@@ -37,7 +37,7 @@ from smope_hf.accuracy_matrix import AccuracyMatrix
 from smope_hf.checkpoint import saved_tasks
 from smope_hf.files import atomic_path, write_json
 from smope_hf.hub_files import find_checkpoint
-from smope_hf.plots import plot_average_accuracy
+from smope_hf.plots import plot_average_accuracy, plot_costs, read_costs
 from smope_hf.run_arguments import RUN_ARGUMENTS, field_kind, read_recipe, recipe_arguments
 from smope_hf.safe_json import read_json
 
@@ -264,6 +264,7 @@ def main():
             curves[entry] = [matrix.as_array() for matrix in matrices]
     write_table(rows, options.output_dir)
     plot_average_accuracy(curves, options.output_dir / "average_accuracy.png")
+    plot_costs(read_costs(options.output_dir / "results.csv"), options.output_dir / "costs.png")
 
 
 if __name__ == "__main__":

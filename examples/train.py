@@ -9,7 +9,8 @@ A recipe in a YAML file may come first; what follows on the command line has the
 
     python examples/train.py examples/recipes/cifar100-short.yaml --dataset DATA --backbone BACKBONE --seed 1
 
-The run leaves task-NN/ checkpoints, metrics.json, accuracy_matrix.csv, manifest.json and plots/ in --output_dir.
+The run leaves task-NN/ checkpoints, metrics.json, accuracy_matrix.csv, manifest.json, plots/ and report.html in
+--output_dir.
 """
 
 import sys

@@ -10,12 +10,13 @@ from .cli_options import CONTEXT, Command
 from .cli_plot import plot
 from .cli_predict import predict
 from .cli_push import push
+from .cli_report import report
 from .cli_train import train
 
 app = typer.Typer(
     name="smope", cls=CommandGroup, add_completion=False, rich_markup_mode=None, context_settings=CONTEXT
 )
-for command in (train, evaluate, add_classes, predict, info, plot, push):
+for command in (train, evaluate, add_classes, predict, info, plot, report, push):
     app.command(command.__name__.replace("_", "-"), cls=Command)(command)
 
 

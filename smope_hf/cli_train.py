@@ -35,8 +35,8 @@ def train(
           --num-tasks 10 --output-dir runs/cifar100
       smope train recipe.yaml --dataset photos/ --seed 1
 
-    The run leaves task-NN/ checkpoints, metrics.json, accuracy_matrix.csv, manifest.json and plots/. For several
-    devices put `accelerate launch -m smope_hf` in place of `smope`.
+    The run leaves task-NN/ checkpoints, metrics.json, accuracy_matrix.csv, manifest.json, plots/ and report.html. For
+    several devices put `accelerate launch -m smope_hf` in place of `smope`.
     """
     from_recipe = {} if recipe is None else read_recipe(recipe)
     model_args, data, args = build_arguments({**from_recipe, **given(options, *RUN_ARGUMENTS)})

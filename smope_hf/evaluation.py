@@ -1,6 +1,7 @@
-"""Predictions of a model on the images of a split."""
+"""Predictions of a model on the images of a split, and what they come to on every task."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from .augmentation import Normalization
 from .batches import DecodedImages, GlobalBatches, gather_rows
+from .task_confusion import confusion_row
 
 
 @torch.no_grad()
@@ -43,6 +45,41 @@ def predict(
         predicted.append(gather_rows(accelerator, classes, size))
     classes = torch.cat(predicted).T.cpu()
     return classes if heads else classes[0]
+
+
+@dataclass
+class Evaluation:
+    """What the test images of every task seen say of a model.
+
+    Args:
+        accuracies: for the model, then for each other head, the accuracy on each task; None where it has no images.
+        confusion: for each task how many of its images are taken for each task's classes; None without images.
+    """
+
+    accuracies: list[list[float | None]]
+    confusion: list[list[int] | None]
+
+
+def evaluate_tasks(trainer, heads: Sequence[nn.Linear] = ()) -> Evaluation:
+    """Evaluate a trainer's model in one pass over the test images of every task it has seen; on every process.
+
+    Args:
+        trainer: a [`ContinualTrainer`].
+        heads: heads to measure beside the model's own, on the same features.
+    """
+    tasks = trainer.model.config.tasks
+    seen = trainer.stream[: len(tasks)]
+    columns, confusion = [], []
+    for task in trainer.with_bar(seen, len(seen), seen[-1], "evaluation"):
+        if task.test is None:
+            columns.append([None] * (1 + len(heads)))
+            confusion.append(None)
+            continue
+        images = trainer.decoded(task.test)
+        predicted = trainer.predict(images, heads).view(1 + len(heads), len(images))
+        columns.append((predicted == images.labels).double().mean(dim=1).tolist())
+        confusion.append(confusion_row(predicted[0], tasks))
+    return Evaluation([list(row) for row in zip(*columns, strict=True)], confusion)
 
 
 def overall_accuracy(accuracies: list[float | None], counts: list[int]) -> dict[str, float | None]:

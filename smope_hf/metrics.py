@@ -31,6 +31,7 @@ __all__ = [
     "cumulative_average_accuracy",
     "final_average_accuracy",
     "forgetting",
+    "forgetting_over_tasks",
     "forward_transfer",
     "metrics_where_measured",
     "weighted_final_accuracy",
@@ -112,10 +113,24 @@ def forgetting(matrix: ArrayLike) -> float | None:
     Source: design.md section 3; Chaudhry et al., Riemannian Walk, ECCV 2018, whose maximum leaves the last row out.
     """
     a = as_accuracy_matrix(matrix)
-    last = len(a) - 1
-    if last == 0:
-        return None
-    return float(np.mean([a[j:, j].max() - a[last, j] for j in range(last)]))
+    return None if len(a) == 1 else float(forgetting_over_tasks(a)[-1])
+
+
+def forgetting_over_tasks(matrix: ArrayLike) -> np.ndarray:
+    """FM after each task, over the tasks before it.
+
+    Args:
+        matrix: accuracy matrix (T, T), fractions.
+
+    Returns:
+        Array (T,) of fractions in [0, 1], NaN after the first task: there is nothing to forget yet.
+
+    Raises:
+        ValueError: the matrix is not valid, see `as_accuracy_matrix`.
+    """
+    a = as_accuracy_matrix(matrix)
+    after = [np.mean([a[j : t + 1, j].max() - a[t, j] for j in range(t)]) for t in range(1, len(a))]
+    return np.array([np.nan, *after])
 
 
 def backward_transfer(matrix: ArrayLike) -> float | None:

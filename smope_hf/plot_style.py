@@ -1,13 +1,21 @@
-"""What all plots share: themes, a figure without pyplot's global state, axes, and files that appear whole."""
+"""What all plots share: themes, a figures without pyplot's global state, axes, maps of tasks, whole files.
+
+Every plot is a `matplotlib.figure.Figure` of its own and needs no display. Sizes are chosen to be read at 600 pixels
+of width, colours to be told apart by colour-blind readers.
+"""
 
 import os
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from .files import atomic_path
@@ -68,8 +76,9 @@ def save(figure: Figure, path: str | os.PathLike, dpi: int) -> None:
     suffix = Path(path).suffix.lower()
     if suffix not in (".png", ".svg"):
         raise ValueError(f"cannot write the plot {str(path)!r}: the file name must end in .png or .svg")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format=suffix[1:], dpi=dpi, facecolor=figure.get_facecolor())
+    undated = {"metadata": {"Date": None}} if suffix == ".svg" else {}  # the same plot is the same file
+    with atomic_path(path) as temporary, rc_context({"svg.hashsalt": "smope_hf"}):
+        figure.savefig(temporary, format=suffix[1:], dpi=dpi, facecolor=figure.get_facecolor(), **undated)
 
 
 def task_ticks(num_tasks: int, most: int) -> list[int]:
@@ -88,3 +97,47 @@ def add_colorbar(axes: Axes, image, theme: Mapping, text: str) -> None:
     bar.formatter = FuncFormatter(lambda value, _: f"{value:g}%")
     bar.update_ticks()
     bar.outline.set(edgecolor=theme["axis"], linewidth=0.8)
+
+
+def rounded_range(percent: np.ndarray) -> tuple[float, float]:
+    """Ends of a colour scale: the values' own range, rounded out to tens, at least 20 apart."""
+    low = min(10 * np.floor(np.nanmin(percent) / 10), 80)
+    return low, max(10 * np.ceil(np.nanmax(percent) / 10), low + 20)
+
+
+def map_of_tasks(percent: np.ndarray, theme: Mapping, low: float, high: float) -> tuple[Figure, Axes, AxesImage]:
+    """A heat map with a row and a column for each task, in percent; NaN is left blank."""
+    num_tasks = len(percent)
+    figure, axes = new_figure(5.2, theme)
+    axes.set_facecolor(theme["empty"])
+    cells = np.ma.masked_invalid(percent)
+    image = axes.imshow(cells, cmap=theme["map"], vmin=low, vmax=high, interpolation="nearest")
+    ticks = task_ticks(num_tasks, most=20 if num_tasks <= 20 else 12)
+    axes.set_xticks([tick - 1 for tick in ticks], [str(tick) for tick in ticks])
+    axes.set_yticks([tick - 1 for tick in ticks], [str(tick) for tick in ticks])
+    if num_tasks <= 20:
+        edges = np.arange(num_tasks - 1) + 0.5
+        axes.hlines(edges, -0.5, num_tasks - 0.5, colors=theme["background"], linewidth=1)
+        axes.vlines(edges, -0.5, num_tasks - 0.5, colors=theme["background"], linewidth=1)
+    return figure, axes, image
+
+
+def number_cells(axes: Axes, image: AxesImage, percent: np.ndarray, theme: Mapping) -> None:
+    """Write each cell's number, with one decimal, none, or not at all, as the cell's size allows.
+
+    A number whose cell is blank in the image is written on the colour of empty cells; NaN is no number.
+    """
+    axes.figure.canvas.draw()
+    cell = axes.get_window_extent().width / len(percent) * 72 / axes.figure.dpi  # points
+    # A digit is about 0.64 of the font size wide, a point half of that; "100.0" has four digits and a point.
+    decimals = 1 if cell / (4.5 * 0.64) >= 7 else 0
+    size = min(FONT, cell / ((4.5 if decimals else 3) * 0.64))
+    if size < 6:
+        return
+    blank = np.ma.getmaskarray(image.get_array())
+    for t, j in np.argwhere(~np.isnan(percent)):
+        shown = not blank[t, j]
+        red, green, blue, _ = image.to_rgba(percent[t, j]) if shown else to_rgba(theme["empty"])
+        colour = "#ffffff" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.46 else "#000000"
+        text = f"{percent[t, j]:.{decimals}f}"
+        axes.text(j, t, text, ha="center", va="center", fontsize=size, color=colour, gid="cell")

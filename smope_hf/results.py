@@ -1,4 +1,4 @@
-"""What a run leaves behind: metrics.json, accuracy_matrix.csv, manifest.json, plots, and tables on the terminal."""
+"""What a run leaves behind: metrics.json, accuracy_matrix.csv, manifest.json, plots, report.html, tables to print."""
 
 import os
 from collections.abc import Mapping
@@ -10,11 +10,14 @@ from rich.console import Console
 from .accuracy_matrix import AccuracyMatrix
 from .files import write_json
 from .metrics import metrics_where_measured
+from .model_card import method_name
 from .plots import plot_accuracy_matrix, plot_average_accuracy
+from .run_folder import YARDSTICK_NAMES
+from .run_report import REPORT_FILE, write_report
+from .run_state import model_settings, versions
 from .terminal import accuracy_table, metrics_table
 
-RESULT_FILES = ("metrics.json", "manifest.json", "accuracy_matrix.csv")
-NAMES = {"ncm": "NCM", "lda": "LDA", "linear": "linear"}
+RESULT_FILES = ("metrics.json", "manifest.json", "accuracy_matrix.csv", REPORT_FILE)
 
 
 def write_results(
@@ -24,6 +27,7 @@ def write_results(
     manifest: dict,
     details: dict,
     yardsticks: Mapping[str, AccuracyMatrix] | None = None,
+    report: bool = True,
 ) -> dict:
     """Write the files of a run; those that exist are replaced.
 
@@ -34,17 +38,21 @@ def write_results(
         manifest: of the task stream.
         details: what else belongs into metrics.json: the name of the `method`, settings, seconds, versions.
         yardsticks: accuracy matrices of other methods on the same tasks, by name.
+        report: write report.html too, last of all.
 
     Returns:
         The content of metrics.json.
     """
     output_dir = Path(output_dir)
-    matrices = {details["method"]: matrix, **{NAMES[name]: rows for name, rows in (yardsticks or {}).items()}}
+    matrices = {
+        details["method"]: matrix,
+        **{YARDSTICK_NAMES[name]: rows for name, rows in (yardsticks or {}).items()},
+    }
     others = (yardsticks or {}).items()
     content = {
         "metrics": metrics_where_measured(matrix, test_counts),
         "yardsticks": {name: metrics_where_measured(rows, test_counts) for name, rows in others},
-        "yardstick_matrices": {name: rows.to_json() for name, rows in (yardsticks or {}).items()},
+        "yardstick_matrices": {name: rows.to_json() for name, rows in others},
         "protocol_hash": manifest["protocol_hash"],
         **details,
     }
@@ -52,7 +60,27 @@ def write_results(
     write_json(output_dir / "manifest.json", manifest)
     matrix.to_csv(output_dir / "accuracy_matrix.csv")
     draw_results(output_dir / "plots", matrix, matrices)
+    if report:
+        write_report(output_dir)
     return content
+
+
+def run_details(trainer, test_counts: list[int]) -> dict:
+    """What metrics.json tells of a run beside its metrics: method, measurements, settings, seconds, versions."""
+    config, state = trainer.model.config, trainer.state
+    return {
+        "method": method_name(config),
+        "accuracy_matrix": state.matrix.to_json(),
+        "other_alignments": trainer.others.results(test_counts),
+        "test_counts": test_counts,
+        "task_confusion": state.task_confusion,
+        "seconds_by_task": state.seconds,
+        "continued_from": state.continued_from,
+        "num_processes": trainer.accelerator.num_processes,
+        "recipe": trainer.args.recipe(),
+        "model": model_settings(config),
+        "versions": versions(),
+    }
 
 
 def keep_results(output_dir: str | Path, num_tasks: int):

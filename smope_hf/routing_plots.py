@@ -12,10 +12,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
-from .plot_style import FONT, LIGHT, add_colorbar, name_axes, new_figure, save, task_ticks
-from .plots import _number_cells
-
-_SQUARE = 5.2  # inches of height
+from .plot_style import (
+    FONT,
+    LIGHT,
+    add_colorbar,
+    map_of_tasks,
+    name_axes,
+    new_figure,
+    number_cells,
+    rounded_range,
+    save,
+    task_ticks,
+)
 
 
 def plot_task_overlap(
@@ -44,7 +52,7 @@ def plot_task_overlap(
     figure, axes, image = _heat_map(percent, theme)
     name_axes(axes, theme, title, "Task", "Task")
     add_colorbar(axes, image, theme, "Usage in common, mean over layers and heads")
-    _number_cells(axes, image, percent, theme)
+    number_cells(axes, image, percent, theme)
     save(figure, path, dpi)
     return figure
 
@@ -83,7 +91,7 @@ def plot_survival(
     name_axes(axes, theme, title, "After learning task", "Test images of task")
     text = "Selected experts that are still selected"
     add_colorbar(axes, image, theme, text if chance is None else f"{text}\n(random choice: {100 * chance:.3g}%)")
-    _number_cells(axes, image, percent, theme)
+    number_cells(axes, image, percent, theme)
     save(figure, path, dpi)
     return figure
 
@@ -162,21 +170,7 @@ def _heat_map(percent: np.ndarray, theme: Mapping) -> tuple[Figure, Axes, object
     measured = percent[~np.isnan(percent)]
     if len(measured) == 0:
         raise ValueError("there is nothing to draw: every value of two different tasks is NaN")
-    low = max(min(10 * np.floor(measured.min() / 10), 80), 0)
-    high = max(10 * np.ceil(measured.max() / 10), low + 20)
-    num_tasks = len(percent)
-    figure, axes = new_figure(_SQUARE, theme)
-    axes.set_facecolor(theme["empty"])
-    cells = np.ma.masked_invalid(percent)
-    image = axes.imshow(cells, cmap=theme["map"], vmin=low, vmax=high, interpolation="nearest")
-    ticks = task_ticks(num_tasks, most=20 if num_tasks <= 20 else 12)
-    axes.set_xticks([tick - 1 for tick in ticks], [str(tick) for tick in ticks])
-    axes.set_yticks([tick - 1 for tick in ticks], [str(tick) for tick in ticks])
-    if num_tasks <= 20:
-        edges = np.arange(num_tasks - 1) + 0.5
-        axes.hlines(edges, -0.5, num_tasks - 0.5, colors=theme["background"], linewidth=1)
-        axes.vlines(edges, -0.5, num_tasks - 0.5, colors=theme["background"], linewidth=1)
-    return figure, axes, image
+    return map_of_tasks(percent, theme, *rounded_range(measured))
 
 
 def _layer_colours(count: int, theme: Mapping) -> list:

@@ -28,6 +28,8 @@ class RunState:
             number of tasks. None for a run from the start.
         follows: SHA-256 of the class statistics of the task before, by which a push knows that one task follows
             another; None before the first is saved.
+        task_confusion: for each task how many of its test images the model of now takes for each task's classes; None
+            for a task without test images.
     """
 
     statistics: ClassStatistics
@@ -36,6 +38,7 @@ class RunState:
     seconds: list[dict[str, float]] = field(default_factory=list)
     continued_from: dict | None = None
     follows: str | None = None
+    task_confusion: list[list[int] | None] = field(default_factory=list)
 
     def begin_task(self) -> dict[str, float]:
         """Open the next task's record of seconds."""
@@ -45,7 +48,9 @@ class RunState:
     @classmethod
     def from_saved(cls, saved: dict, statistics: ClassStatistics, usage_history: list[Tensor]) -> "RunState":
         matrix = AccuracyMatrix.from_json(saved["accuracy_matrix"])
-        return cls(statistics, usage_history, matrix, saved["seconds_by_task"], saved.get("continued_from"))
+        state = cls(statistics, usage_history, matrix, saved["seconds_by_task"], saved.get("continued_from"))
+        state.task_confusion = saved.get("task_confusion") or []
+        return state
 
 
 def check_same_run(
@@ -77,6 +82,12 @@ def check_same_run(
             f"The run in {folder.parent} cannot be resumed with other settings: {'; '.join(different)}. Give the "
             "settings it was started with, or another output_dir."
         )
+
+
+def model_settings(config: IncrementalConfig) -> dict:
+    """The settings of a model that decide a result, by name, as JSON: all but its backbone's own and its classes."""
+    left_out = {"backbone_config", "tasks", "output_router_scores"}
+    return {name: getattr(config, name) for name in sorted(config.own_fields() - left_out)}
 
 
 def versions() -> dict[str, str]:

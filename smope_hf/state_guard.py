@@ -91,6 +91,10 @@ def is_text(value) -> bool:
     return isinstance(value, str)
 
 
+def _confusion(value) -> bool:
+    return is_list_of(value, lambda row: row is None or (is_list_of(row, is_count) and len(row) == len(value)))
+
+
 def _triangle(value) -> bool:
     return is_list_of(value, lambda row: is_list_of(row, lambda cell: cell is None or is_fraction(cell)))
 
@@ -107,6 +111,7 @@ STATE_FIELDS = {
     "logged_steps": (is_count, "an integer from 0"),
     "follows": (lambda value: value is None or is_text(value), "text or null"),
     "continued_from": (lambda value: value is None or isinstance(value, dict), "an object or null"),
+    "task_confusion": (_confusion, "as many counts for each task as there are tasks, or null for it"),
     "versions": (lambda value: is_object_of(value, is_text), "an object of text"),
 }
 ROUTING_FIELDS = {
@@ -141,7 +146,26 @@ def check_state(state: dict, file: str | os.PathLike):
     Raises:
         ValueError: naming the field that is missing or has another type or range.
     """
-    _check_fields({"continued_from": None, "follows": None, **state}, STATE_FIELDS, Path(file), "")
+    later = {"continued_from": None, "follows": None, "task_confusion": []}  # fields that older files lack
+    _check_fields({**later, **state}, STATE_FIELDS, Path(file), "")
+
+
+def check_present(content: dict, file: str | os.PathLike):
+    """Check those fields of the run's state that are in a file at all, such as its metrics.json.
+
+    Raises:
+        ValueError: naming the field that has another type or range.
+    """
+    present = {name: check for name, check in STATE_FIELDS.items() if name in content}
+    _check_fields(content, present, Path(file), "")
+    for name in ("model", "metrics", "yardstick_matrices", "yardsticks"):
+        value = content.get(name, {})
+        _require(file, name, value, isinstance(value, dict), "an object")
+    for name, rows in content.get("yardstick_matrices", {}).items():
+        _require(file, f"yardstick_matrices.{name}", rows, _triangle(rows), STATE_FIELDS["accuracy_matrix"][1])
+    for name in ("method", "protocol_hash"):
+        value = content.get(name, "")
+        _require(file, name, value, is_text(value), "text")
 
 
 def load_routing(folder: str | os.PathLike) -> dict:

@@ -20,12 +20,11 @@ from .augmentation import BatchAugmentation, Normalization, as_trained, processe
 from .batches import DecodedImages
 from .callbacks import ContinualCallback
 from .continued_stream import ContinuedStream
-from .evaluation import overall_accuracy, predict
+from .evaluation import evaluate_tasks, overall_accuracy, predict
 from .metrics import metrics_where_measured
-from .model_card import method_name
 from .modeling_incremental import IncrementalClassifier
 from .other_alignments import OtherAlignments
-from .results import keep_results, print_results, write_results
+from .results import keep_results, print_results, run_details, write_results
 from .run_state import RunState, check_same_run, versions
 from .seeding import derive_generator, derive_seed
 from .statistics_pass import StatisticsStage
@@ -145,7 +144,9 @@ class ContinualTrainer(PushesToHub):
             self.others.align(self.model.classifier, self.state.statistics, new, task)
             self._align(task)
         with self._timed(seconds, "evaluation"):
-            own, *others = self._accuracies(list(self.others.heads.values()))
+            evaluation = evaluate_tasks(self, list(self.others.heads.values()))
+            own, *others = evaluation.accuracies
+            self.state.task_confusion = evaluation.confusion
             self.state.matrix.add_row(own, partial=self.num_known > 0)
             self.others.add_rows(others)
         if self.args.save_checkpoints:
@@ -178,20 +179,16 @@ class ContinualTrainer(PushesToHub):
     def _finish(self, manifest: dict) -> dict:
         content = {"metrics": metrics_where_measured(self.state.matrix, self._test_counts())}
         if self.accelerator.is_main_process:
-            details = {
-                "method": method_name(self.model.config),
-                "accuracy_matrix": self.state.matrix.to_json(),
-                "other_alignments": self.others.results(self._test_counts()),
-                "test_counts": self._test_counts(),
-                "seconds_by_task": self.state.seconds,
-                "num_processes": self.accelerator.num_processes,
-                "recipe": self.args.recipe(),
-                "versions": versions(),
-            }
             if self.num_known:
                 keep_results(self.args.output_dir, self.num_known)
             content = write_results(
-                self.args.output_dir, self.state.matrix, self._test_counts(), manifest, details, self.yardsticks
+                self.args.output_dir,
+                self.state.matrix,
+                self._test_counts(),
+                manifest,
+                run_details(self, self._test_counts()),
+                self.yardsticks,
+                self.args.report,
             )
             print_results(Console(), self.state.matrix, content)
         self.accelerator.wait_for_everyone()
@@ -206,22 +203,6 @@ class ContinualTrainer(PushesToHub):
             self.model, images, self.normalize, self.accelerator, args.eval_batch_size, workers, heads=heads
         )
 
-    def _accuracies(self, heads: Sequence[torch.nn.Linear] = ()) -> list[list[float | None]]:
-        """Rows of the accuracy matrices of the model and of other heads: accuracy on the test images of every task
-        seen, None where it has none."""
-        seen = self.stream[: len(self.model.config.tasks)]
-        columns = []
-        for task in self.with_bar(seen, len(seen), seen[-1], "evaluation"):
-            if task.test is None:
-                columns.append([None] * (1 + len(heads)))
-                continue
-            if task.index not in self._test_images:
-                self._test_images[task.index] = self.decoded(task.test)
-            images = self._test_images[task.index]
-            predicted = self.predict(images, heads).view(1 + len(heads), len(images))
-            columns.append((predicted == images.labels).double().mean(dim=1).tolist())
-        return [list(row) for row in zip(*columns, strict=True)]
-
     def evaluate(self) -> dict:
         """Evaluate the model as it is on the test images of every task it has seen.
 
@@ -231,7 +212,7 @@ class ContinualTrainer(PushesToHub):
         """
         if not self.model.config.tasks:
             raise ValueError("The model knows no class yet. Call train() first.")
-        (accuracies,) = self._accuracies()
+        (accuracies,) = evaluate_tasks(self).accuracies
         return {"accuracies": accuracies, **overall_accuracy(accuracies, self._test_counts()[: len(accuracies)])}
 
     # ------------------------------------------------------------------ saving and going on
@@ -244,6 +225,7 @@ class ContinualTrainer(PushesToHub):
                 "protocol_hash": manifest["protocol_hash"],
                 "accuracy_matrix": self.state.matrix.to_json(),
                 "test_counts": self._test_counts()[: task.index + 1],
+                "task_confusion": self.state.task_confusion,
                 "seconds_by_task": self.state.seconds,
                 "logged_steps": self.logged_steps,
                 "continued_from": self.state.continued_from,

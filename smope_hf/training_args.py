@@ -27,7 +27,7 @@ class ContinualTrainingArguments:
         ValueError: for a value outside what is allowed; the message names the field, the value and what is allowed.
     """
 
-    output_dir: str = _setting("runs/smope", "Folder of the run: task-NN/, metrics.json, manifest.json, plots/.")
+    output_dir: str = _setting("runs/smope", "Folder of the run: task-NN/, metrics.json, report.html, plots/.")
     seed: int = _setting(0, "Seed of everything random in training; the class order has the stream's own.")
     epochs: int = _setting(20, "Sparse epochs of each task, at least 1.")
     dense_epochs: int | None = _setting(None, "Dense warm-up epochs of the first task; default half of `epochs`.")
@@ -74,6 +74,7 @@ class ContinualTrainingArguments:
     logging_steps: int = _setting(10, "Steps between two readings of the loss, at least 1.")
     resume: bool = _setting(False, "Go on behind the last whole task-NN folder in `output_dir`.")
     save_checkpoints: bool = _setting(True, "Save a task-NN folder after each task.")
+    report: bool = _setting(True, "Write report.html when the run ends; `smope report` writes it too.")
     disable_progress: bool = _setting(False, "Show no progress bars.")
     push_to_hub: bool = _setting(False, "Push each task to the Hub as it ends; needs `hub_model_id`.")
     hub_model_id: str | None = _setting(None, "Repository on the Hub, owner/name or name; made where it is missing.")
@@ -113,7 +114,14 @@ class ContinualTrainingArguments:
             numbers = isinstance(pair, (list, tuple)) and all(isinstance(edge, (int, float)) for edge in pair)
             fits = numbers and len(pair) == 2 and 0 < pair[0] <= pair[1] <= most and math.isfinite(pair[1])
             self._check(name, fits, f"[smallest, largest] above 0{'' if most > 1 else ' and at most 1'}")
-        switches = ("gradient_checkpointing", "resume", "save_checkpoints", "disable_progress", "push_to_hub")
+        switches = (
+            "gradient_checkpointing",
+            "resume",
+            "save_checkpoints",
+            "report",
+            "disable_progress",
+            "push_to_hub",
+        )
         for name in (*switches, "hub_private_repo", "hub_include_backbone", "hub_remote_code"):
             self._check(name, isinstance(getattr(self, name), bool), "True or False")
         self._check("output_dir", isinstance(self.output_dir, str) and self.output_dir, "the path of a folder")
@@ -167,7 +175,7 @@ class ContinualTrainingArguments:
         """The settings that decide the result: all but where it goes, what it shows, and how it is computed."""
         elsewhere = {
             "output_dir", "resume", "report_to", "logging_steps", "disable_progress", "image_cache_gib",
-            "dataloader_num_workers", "eval_batch_size", "save_checkpoints", "push_to_hub", "hub_model_id",
+            "dataloader_num_workers", "eval_batch_size", "save_checkpoints", "report", "push_to_hub", "hub_model_id",
             "hub_private_repo", "hub_include_backbone", "hub_remote_code", "hub_license",
         }  # fmt: skip
         return {name: value for name, value in asdict(self).items() if name not in elsewhere}

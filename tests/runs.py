@@ -44,7 +44,14 @@ def save_backbone(folder: Path, seed: int = 0) -> str:
 
 
 def tiny_args(output_dir: Path, **settings) -> ContinualTrainingArguments:
-    settings = {"epochs": 2, "batch_size": 8, "eval_batch_size": 8, "flip_probability": 0.0, **settings}
+    settings = {
+        "epochs": 2,
+        "batch_size": 8,
+        "eval_batch_size": 8,
+        "flip_probability": 0.0,
+        "report": False,
+        **settings,
+    }
     return ContinualTrainingArguments(output_dir=str(output_dir), disable_progress=True, **settings)
 
 

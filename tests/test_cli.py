@@ -13,10 +13,10 @@ from smope_hf.cli import app
 from smope_hf.cli_common import names_in_short, ranges
 from smope_hf.cli_inspect import routing_health, warnings
 
-COMMANDS = ("train", "evaluate", "add-classes", "predict", "info", "plot", "push")
+COMMANDS = ("train", "evaluate", "add-classes", "predict", "info", "plot", "report", "push")
 TINY = [
     "--dataset", "embedded", "--num_tasks", "5", "--max-train-samples-per-class", "4", "--max-test-samples-per-class",
-    "3", "--epochs", "1", "--batch-size", "8", "--num-experts", "6", "--top-k", "2",
+    "3", "--epochs", "1", "--batch-size", "8", "--no-report", "--num-experts", "6", "--top-k", "2",
 ]  # fmt: skip
 
 
@@ -283,12 +283,13 @@ def test_info_refuses_other_models(place, tmp_path):
 def test_plot_a_run(place, tmp_path):
     written = smope("plot", place / "run", "--output", tmp_path / "a", "--theme", "dark").stdout.split()
     assert [os.path.basename(path) for path in written] == [
-        "accuracy_matrix.png", "average_accuracy.png", "expert_usage.png"
+        "average_accuracy.png", "forgetting.png", "accuracy_matrix.png", "task_confusion.png", "expert_usage.png",
+        "routing_balance.png", "routing_overlap.png",
     ]  # fmt: skip
     assert all(open(path, "rb").read(4) == b"\x89PNG" for path in written)
     smope("plot", place / "run" / "task-02", "--output", tmp_path / "b", "--format", "svg", "--every-task")
     names = sorted(os.listdir(tmp_path / "b"))
-    assert names[2:] == ["expert_usage-task-01.svg", "expert_usage-task-02.svg"]
+    assert names[2:4] == ["expert_usage-task-01.svg", "expert_usage-task-02.svg"]
     assert "images of task 2" in (tmp_path / "b" / names[3]).read_text()
 
 
@@ -314,10 +315,27 @@ def test_plot_several_runs_in_one_picture(place, tmp_path):
     assert "given twice" in fails("plot", runs[0], runs[0], "--output", tmp_path)
 
 
+def test_plot_the_costs_of_a_benchmark(tmp_path):
+    header = "method,seeds,FAA,FAA std,parameters,GFLOPs train,GFLOPs test\n"
+    (tmp_path / "results.csv").write_text(header + "smope,2,60.5,1.2,383000,33.7,33.7\nlda,2,58,,7700,33.7,33.7\n")
+    for source in (tmp_path, tmp_path / "results.csv"):
+        assert smope("plot", source).stdout.strip() == str(tmp_path / "plots" / "costs.png")
+    (tmp_path / "results.csv").write_text("method\nsmope\n")
+    assert "no column 'FAA'" in fails("plot", tmp_path)
+
+
 def test_a_mistake_in_plotting_is_one_line(place, tmp_path):
     assert "--format pdf is not allowed" in fails("plot", place / "run", "--format", "pdf")
     assert "--theme pink is not allowed" in fails("plot", place / "run", "--theme", "pink")
     assert "holds no run" in fails("plot", tmp_path)
+    for name, protocol in (("one", "a"), ("two", "b")):
+        (tmp_path / name).mkdir()
+        content = {"accuracy_matrix": [[1], [0.5, 0.5]], "protocol_hash": protocol}
+        (tmp_path / name / "metrics.json").write_text(json.dumps(content))
+    both = ("plot", tmp_path / "one", tmp_path / "two", "--output", tmp_path / "out")
+    assert "learned different tasks, so they share no picture: one; two" in fails(*both)
+    (tmp_path / "one" / "metrics.json").write_text(json.dumps({"accuracy_matrix": [[1], [50]]}))
+    assert "accuracy_matrix is [[1], [50]]. Allowed: rows of fractions" in fails("plot", tmp_path / "one")
 
 
 # ---------------------------------------------------------------------- errors and processes

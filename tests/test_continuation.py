@@ -85,10 +85,13 @@ def test_a_run_folder_means_its_last_task_and_can_take_the_new_one(whole, tmp_pa
     for number in (1, 2):
         shutil.copytree(folder_of(whole, number), tmp_path / f"task-{number:02d}")
     (tmp_path / "metrics.json").write_text('{"metrics": "of two tasks"}')
+    (tmp_path / "report.html").write_text("of two tasks")
     trainer = ContinualTrainer.from_checkpoint(tmp_path, new_stream(whole, 3), output_dir=tmp_path, **COMPUTING)
     trainer.train()
     assert_same_tensors(tmp_path / "task-03", folder_of(whole, 3))
     assert read(tmp_path / "results-task-02", "metrics.json") == {"metrics": "of two tasks"}
+    assert (tmp_path / "results-task-02" / "report.html").read_text() == "of two tasks"
+    assert "It went on from a checkpoint on disk" in (tmp_path / "report.html").read_text()
     assert read(tmp_path, "metrics.json")["protocol_hash"] == whole.stream.manifest()["protocol_hash"]
 
 

@@ -22,6 +22,7 @@ from smope_hf.metrics import (
     cumulative_average_accuracy,
     final_average_accuracy,
     forgetting,
+    forgetting_over_tasks,
     forward_transfer,
     weighted_final_accuracy,
 )
@@ -48,6 +49,11 @@ def test_hand_worked_matrix():
     assert backward_transfer(HAND) == pytest.approx(-0.05)
     assert forward_transfer(HAND, baseline=[0.5, 0.05, 0.1]) == pytest.approx(0.075)
     assert weighted_final_accuracy(HAND, [1, 2, 7]) == pytest.approx(0.7)
+
+
+def test_forgetting_after_each_task_by_hand():
+    np.testing.assert_allclose(forgetting_over_tasks(HAND), [NAN, 0.0, 0.2])
+    np.testing.assert_array_equal(forgetting_over_tasks([[0.5]]), [NAN])
 
 
 def test_forgetting_never_looks_before_a_task_was_learned():

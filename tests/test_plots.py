@@ -11,8 +11,10 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
+from smope_hf.curve_plots import _spread
 from smope_hf.metrics import AccuracyMatrix, average_accuracies
-from smope_hf.plots import LIGHT, _spread, _task_ticks, plot_accuracy_matrix, plot_average_accuracy, plot_expert_usage
+from smope_hf.plot_style import task_ticks
+from smope_hf.plots import LIGHT, plot_accuracy_matrix, plot_average_accuracy, plot_expert_usage
 
 TASKS = (1, 2, 10, 20, 100)
 
@@ -36,8 +38,9 @@ def visible_texts(figure: Figure) -> list:
         texts += [*axes.texts, axes.xaxis.label, axes.yaxis.label, axes.title, axes._left_title]
         for axis in (axes.xaxis, axes.yaxis):
             low, high = sorted(axis.get_view_interval())
-            ticks = zip(axis.get_majorticklocs(), axis.get_majorticklabels(), strict=True)
-            texts += [label for place, label in ticks if low <= place <= high]
+            places = axis.get_majorticklocs()
+            ticks = zip(places, axis.get_major_ticks(len(places)), strict=True)
+            texts += [tick.label1 for place, tick in ticks if low <= place <= high]
     return [text for text in texts if text.get_visible() and text.get_text().strip()]
 
 
@@ -229,9 +232,9 @@ def test_labels_move_only_as_far_as_they_must():
     np.testing.assert_allclose(_spread(np.array([10.0, 9.9, 9.8]), heights, 0, 10), [9.5, 8.5, 7.5])
 
 
-def test_task_ticks_name_the_first_and_the_last_task():
+def testtask_ticks_name_the_first_and_the_last_task():
     for num_tasks in (*range(1, 130), 500, 5000):
-        ticks = _task_ticks(num_tasks, most=12)
+        ticks = task_ticks(num_tasks, most=12)
         assert ticks[0] == 1 and ticks[-1] == num_tasks, num_tasks
         assert len(ticks) <= 14, num_tasks
         gaps = np.diff(ticks)

@@ -1,0 +1,164 @@
+"""What lies in a run's folder, read back: of a finished run, one that was cut, or a single task's folder."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from .accuracy_matrix import AccuracyMatrix
+from .checkpoint import MANIFEST_FILE, ROUTING_FILE, STATE_FILE, STATISTICS_FILE, load_state, saved_tasks, task_index
+from .model_card import method_name
+from .registry import config_of
+from .routing_record import PATTERNS_FILE, load_patterns
+from .run_state import model_settings
+from .safe_json import read_json
+from .state_guard import check_present, load_routing
+from .task_manifest import check_manifest
+
+METRICS_FILE = "metrics.json"
+YARDSTICK_NAMES = {"ncm": "NCM", "lda": "LDA", "linear": "linear"}
+
+
+class RunFolder:
+    """A run's results and checkpoints, as far as they are there.
+
+    Args:
+        path: folder of a run, or of one task of it.
+
+    Attributes:
+        tasks: the folders of the tasks saved in it, in order; the folder itself where it is a task's.
+        finished: whether the run wrote its results; a run that was cut, or is going on, has not.
+
+    Raises:
+        FileNotFoundError: when there are neither results nor a saved task.
+        ValueError: when a file is broken; the message names it and the field.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.tasks = [self.path] if (self.path / STATE_FILE).is_file() else saved_tasks(self.path)
+        self.finished = (self.path / METRICS_FILE).is_file()
+        if self.finished:
+            self.content = read_json(self.path / METRICS_FILE)
+            check_present(self.content, self.path / METRICS_FILE)
+        elif self.tasks:
+            self.content = load_state(self.tasks[-1])
+        else:
+            raise FileNotFoundError(f"{path} holds no run: there is neither {METRICS_FILE} nor a task-NN folder in it")
+
+    @cached_property
+    def matrix(self) -> AccuracyMatrix:
+        """The accuracy matrix, with gaps where nothing was measured."""
+        if "accuracy_matrix" not in self.content:
+            raise ValueError(f"{self.path / METRICS_FILE}: accuracy_matrix is missing. Run smope train again.")
+        return AccuracyMatrix.from_json(self.content["accuracy_matrix"])
+
+    @property
+    def yardsticks(self) -> dict[str, AccuracyMatrix]:
+        """Accuracy matrices of what was measured beside the method, by name."""
+        found = self.content.get("yardstick_matrices", {})
+        return {YARDSTICK_NAMES.get(name, name): AccuracyMatrix.from_json(rows) for name, rows in found.items()}
+
+    @cached_property
+    def config(self):
+        """The config of the last task's model; None where no task was saved."""
+        return config_of(self.tasks[-1]) if self.tasks else None
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        if "method" in self.content or self.config is None:
+            return self.content.get("method", "SMoPE")
+        return method_name(self.config)
+
+    @property
+    def model(self) -> dict:
+        """Settings of the model, by name."""
+        if "model" in self.content or self.config is None:
+            return self.content.get("model", {})
+        return model_settings(self.config)
+
+    @property
+    def recipe(self) -> dict:
+        """Settings of the training, by name."""
+        return self.content.get("recipe", {})
+
+    @cached_property
+    def manifest(self) -> dict | None:
+        """Of the run's tasks, or where the run was cut, of the tasks learned; None where there is none."""
+        places = [self.path, *self.tasks[-1:]]
+        file = next((folder / MANIFEST_FILE for folder in places if (folder / MANIFEST_FILE).is_file()), None)
+        if file is None:
+            return None
+        manifest = read_json(file)
+        check_manifest(manifest, file)
+        return manifest
+
+    @property
+    def protocol_hash(self) -> str | None:
+        """Of the tasks that the run learns: runs with another one cannot be compared with it."""
+        return self.content.get("protocol_hash")
+
+    @cached_property
+    def usage(self) -> np.ndarray | None:
+        """How often each task's images selected each expert, (T, L, H, E); None where there are no counts."""
+        file = self.tasks[-1] / STATISTICS_FILE if self.tasks else None
+        if file is None or not file.is_file() or self.routing is None:
+            return None
+        return load_file(file).get("usage_by_task")
+
+    @cached_property
+    def routing(self) -> dict | None:
+        """The routing report of the last task; None for a model without experts, or without checkpoints."""
+        there = self.tasks and (self.tasks[-1] / ROUTING_FILE).is_file()
+        return load_routing(self.tasks[-1]) if there else None
+
+    def marks(self, task: int) -> list[np.ndarray] | None:
+        """Marks (H, E) of every layer while the task of this index was learned; None where its folder is not there.
+
+        Marks are never taken away: those of a later task would be too many.
+        """
+        folder = next((folder for folder in self.tasks if self._index(folder) == task), None)
+        if folder is None or not (folder / ROUTING_FILE).is_file():
+            return None
+        routing = load_routing(folder)
+        marks = []
+        for layer in routing["layers"]:
+            heads = layer["frequently_used_experts"]
+            marks.append(np.zeros((len(heads), routing["num_experts"]), dtype=bool))
+            for head, experts in enumerate(heads):
+                marks[-1][head, experts] = True
+        return marks
+
+    def _index(self, folder: Path) -> int | None:
+        return len(self.matrix) - 1 if folder == self.path else task_index(folder.name)
+
+    @cached_property
+    def patterns(self) -> dict | None:
+        """What a `RoutingRecorder` wrote; None where there was none."""
+        return load_patterns(self.path) if (self.path / PATTERNS_FILE).is_file() else None
+
+    @property
+    def confusion(self) -> np.ndarray | None:
+        """Test images of each task (row) by the task of the class given (column), zeros where a task has none."""
+        rows = self.content.get("task_confusion") or []
+        if len(rows) < 2 or not any(map(bool, rows)):
+            return None
+        return np.array([[0] * len(rows) if row is None else row for row in rows])
+
+
+def open_runs(paths: Sequence[str | Path]) -> dict[str, RunFolder]:
+    """Runs by the last part of their path, or by as much of it as tells them apart.
+
+    Raises:
+        ValueError: when one is given twice.
+        FileNotFoundError: when a folder holds no run.
+    """
+    parts = [Path(path).resolve().parts for path in paths]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(path[-depth:]) for path in parts]
+        if len(set(names)) == len(paths):
+            return {name: RunFolder(path) for name, path in zip(names, paths, strict=True)}
+    raise ValueError("the same run was given twice")

@@ -1,0 +1,102 @@
+"""Plot of one usage of the experts: each expert's share of its head's selections, layer by layer and head by head."""
+
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+from numpy.typing import ArrayLike
+
+from .plot_style import FONT, LIGHT, add_colorbar, name_axes, new_figure, save
+
+
+def _usage_rows(usage_counts: Sequence[ArrayLike]) -> list[np.ndarray]:
+    layers = [np.asarray(counts, dtype=np.float64) for counts in usage_counts]
+    if not layers:
+        raise ValueError("no usage counts to plot: give one array (heads, experts) for each prompt layer")
+    for index, counts in enumerate(layers):
+        if counts.ndim != 2 or counts.shape[1] != layers[0].shape[1]:
+            raise ValueError(
+                f"usage counts of prompt layer {index} have shape {counts.shape}: "
+                f"every layer needs (heads, experts) with as many experts"
+            )
+        if not np.isfinite(counts).all() or (counts < 0).any():
+            raise ValueError(f"usage counts of prompt layer {index} must be numbers from 0 on")
+    return layers
+
+
+def plot_expert_usage(
+    usage_counts: Sequence[ArrayLike],
+    path: str | os.PathLike,
+    *,
+    frequently_used: Sequence[ArrayLike] | None = None,
+    layers: Sequence[int] | None = None,
+    title: str | None = None,
+    dpi: int = 200,
+    theme: Mapping = LIGHT,
+) -> Figure:
+    """Draw each expert's share of its head's selections as a heat map: a row for each layer and head.
+
+    Args:
+        usage_counts: for each prompt layer how often each expert was selected (H, E), from 0 on.
+        path: file to write, .png or .svg; it appears whole or not at all.
+        frequently_used: for each prompt layer the marks (H, E), bool; marked experts are outlined. Default: none.
+        layers: the backbone's number of each prompt layer. Default: 0, 1, 2, ...
+        title: line above the map. Default: none.
+        dpi: pixels per inch of a figure 6 inches wide. Default: 200, 1200 pixels.
+        theme: colours. Default: `LIGHT`.
+
+    Returns:
+        The figure, for a notebook.
+
+    Raises:
+        ValueError: arrays of unequal shapes, negative counts, or another suffix.
+
+    Source: design.md section 2, steps 5 and 6.
+    """
+    counts = _usage_rows(usage_counts)
+    names = range(len(counts)) if layers is None else layers
+    if len(names) != len(counts):
+        raise ValueError(f"layers has {len(names)} numbers for {len(counts)} prompt layers")
+    rows = np.concatenate(counts)  # (layers * H, E)
+    share = 100 * rows / np.maximum(rows.sum(axis=1, keepdims=True), 1)
+    figure, axes = new_figure(float(np.clip(1.4 + 0.07 * len(rows), 3.2, 10)), theme)
+    axes.set_facecolor(theme["empty"])
+    used = np.ma.masked_where(share == 0, share)
+    top = max(share.max(), 100 / rows.shape[1])
+    image = axes.imshow(used, cmap=theme["map"], vmin=0, vmax=top, aspect="auto", interpolation="nearest")
+    keys = [Patch(facecolor=theme["empty"], edgecolor=theme["axis"], label="never selected")]
+    if frequently_used is not None:
+        _outline(axes, counts, frequently_used, theme)
+        keys.append(Patch(facecolor="none", edgecolor=theme["marked"], label="marked as frequently used"))
+    _layer_axis(axes, [len(layer) for layer in counts], names, theme)
+    experts = rows.shape[1]
+    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, experts) if experts / step <= 15)
+    axes.set_xticks(range(0, experts, step))
+    name_axes(axes, theme, title, "Expert", "Prompt layer, a row for each head")
+    add_colorbar(axes, image, theme, f"Share of the head's selections\n(even use: {100 / experts:.3g}%)")
+    figure.legend(
+        handles=keys, loc="outside lower center", ncols=2, fontsize=FONT, frameon=False, labelcolor=theme["text"]
+    )
+    save(figure, path, dpi)
+    return figure
+
+
+def _outline(axes: Axes, counts: list[np.ndarray], frequently_used: Sequence[ArrayLike], theme: Mapping) -> None:
+    marks = [np.asarray(layer, dtype=bool) for layer in frequently_used]
+    shapes, expected = [layer.shape for layer in marks], [layer.shape for layer in counts]
+    if shapes != expected:
+        raise ValueError(f"frequently_used has shapes {shapes}, the usage counts have {expected}: they must be equal")
+    cells = [Rectangle((e - 0.45, row - 0.42), 0.9, 0.84) for row, e in np.argwhere(np.concatenate(marks))]
+    width = min(1.0, 12 * axes.figure.get_figheight() / sum(map(len, counts)))  # a sixth of a row's height
+    axes.add_collection(PatchCollection(cells, facecolor="none", edgecolor=theme["marked"], linewidth=width))
+
+
+def _layer_axis(axes: Axes, heads: list[int], names: Sequence[int], theme: Mapping) -> None:
+    ends = np.cumsum(heads)
+    axes.hlines(ends[:-1] - 0.5, *axes.get_xlim(), colors=theme["background"], linewidth=2)
+    step = -(-len(heads) // 24)
+    axes.set_yticks((ends - np.array(heads) / 2 - 0.5)[::step], [str(name) for name in names][::step])
