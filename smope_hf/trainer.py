@@ -17,10 +17,11 @@ from . import checkpoint
 from .accuracy_matrix import AccuracyMatrix
 from .alignment import ClassStatistics, StatisticsAccumulator, align_classifier
 from .augmentation import BatchAugmentation, Normalization, as_trained, processed_size
-from .batches import DecodedImages, GlobalBatches, gather_rows
+from .batches import GlobalBatches, gather_rows
 from .callbacks import ContinualCallback
 from .continued_stream import ContinuedStream
 from .evaluation import overall_accuracy, predict
+from .image_store import DecodedImages, ImageStore
 from .metrics import metrics_where_measured
 from .model_card import method_name
 from .modeling_incremental import IncrementalClassifier
@@ -86,7 +87,8 @@ class ContinualTrainer(PushesToHub):
         self.normalize = Normalization.from_processor(self.image_processor)
         self.state = state or RunState(ClassStatistics.empty(model.config.hidden_size))
         self.yardsticks: dict[str, AccuracyMatrix] = {}
-        self._test_images: dict[int, DecodedImages] = {}
+        cache_dir = args.image_cache_dir or args.output_dir
+        self._images = ImageStore(self.image_processor, size, args.image_cache_gib * 2**30, cache_dir)
         self.logged_steps = 0
 
     @classmethod
@@ -116,6 +118,7 @@ class ContinualTrainer(PushesToHub):
             self._learn(task, manifest)
         content = self._finish(manifest)
         self.notify("on_train_end", content)
+        self._images.clear()
         self.accelerator.end_training()
         self.raise_push_failure()
         return content
@@ -133,6 +136,7 @@ class ContinualTrainer(PushesToHub):
             self._take_statistics(task, images)
         with self._timed(seconds, "alignment"):
             self._align(task)
+        self._images.release(task.train)
         with self._timed(seconds, "evaluation"):
             self.state.matrix.add_row(self._accuracies(), partial=self.num_known > 0)
         if self.args.save_checkpoints:
@@ -234,9 +238,7 @@ class ContinualTrainer(PushesToHub):
             if task.test is None:
                 accuracies.append(None)
                 continue
-            if task.index not in self._test_images:
-                self._test_images[task.index] = self.decoded(task.test)
-            images = self._test_images[task.index]
+            images = self.decoded(task.test)
             accuracies.append((self.predict(images) == images.labels).double().mean().item())
         return accuracies
 
@@ -312,11 +314,8 @@ class ContinualTrainer(PushesToHub):
         return [0 if task.test is None else len(task.test) for task in self.stream]
 
     def decoded(self, split: TaskSplit) -> DecodedImages:
-        """The split's images, kept decoded while `image_cache_gib` allows."""
-        size = self.augment.size
-        in_use = sum(images.cache.nbytes for images in self._test_images.values() if images.cache is not None)
-        budget = self.args.image_cache_gib * 2**30 - in_use
-        return DecodedImages(split, self.image_processor, size, budget)
+        """The split's images, each decoded once."""
+        return self._images.of(split)
 
     def notify(self, event: str, *what):
         """Call a method of every callback."""

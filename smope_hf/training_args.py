@@ -55,8 +55,9 @@ class ContinualTrainingArguments:
     alignment_shrinkage: float = _setting(0.001, "Share of the mean variance in lda's covariance, 0 to 1.")
     mixed_precision: str = _setting("no", "Precision of the forward pass.", ("no", "bf16", "fp16"))
     gradient_checkpointing: bool = _setting(False, "Compute activations twice to save memory.")
-    image_cache_gib: float = _setting(4.0, "Memory for decoded images, GiB; what does not fit is decoded each time.")
-    dataloader_num_workers: int = _setting(0, "Processes that decode images; 0 decodes in the main one.")
+    image_cache_gib: float = _setting(4.0, "Memory of a process for decoded images, GiB; the rest goes to files.")
+    image_cache_dir: str | None = _setting(None, "Folder of those files, gone at the end; default `output_dir`.")
+    dataloader_num_workers: int = _setting(0, "Threads that decode images; 0 is one for all that is prepared.")
     report_to: str = _setting("none", "Tracker of losses and metrics.", ("none", "tensorboard", "trackio"))
     logging_steps: int = _setting(10, "Steps between two readings of the loss, at least 1.")
     resume: bool = _setting(False, "Go on behind the last whole task-NN folder in `output_dir`.")
@@ -97,7 +98,9 @@ class ContinualTrainingArguments:
         switches = ("gradient_checkpointing", "resume", "save_checkpoints", "disable_progress", "push_to_hub")
         for name in (*switches, "hub_private_repo", "hub_include_backbone", "hub_remote_code"):
             self._check(name, isinstance(getattr(self, name), bool), "True or False")
-        self._check("output_dir", isinstance(self.output_dir, str) and self.output_dir, "the path of a folder")
+        for name in ("output_dir",) if self.image_cache_dir is None else ("output_dir", "image_cache_dir"):
+            folder = getattr(self, name)
+            self._check(name, isinstance(folder, str) and folder, "the path of a folder")
         self._check("freeze_epochs", self.freeze_epochs < self.epochs, f"below epochs = {self.epochs}")
         self._check(
             "gradient_accumulation_steps",
@@ -142,7 +145,7 @@ class ContinualTrainingArguments:
         """The settings that decide the result: all but where it goes, what it shows, and how it is computed."""
         elsewhere = {
             "output_dir", "resume", "report_to", "logging_steps", "disable_progress", "image_cache_gib",
-            "dataloader_num_workers", "eval_batch_size", "save_checkpoints", "push_to_hub", "hub_model_id",
-            "hub_private_repo", "hub_include_backbone", "hub_remote_code", "hub_license",
+            "image_cache_dir", "dataloader_num_workers", "eval_batch_size", "save_checkpoints", "push_to_hub",
+            "hub_model_id", "hub_private_repo", "hub_include_backbone", "hub_remote_code", "hub_license",
         }  # fmt: skip
         return {name: value for name, value in asdict(self).items() if name not in elsewhere}

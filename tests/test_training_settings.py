@@ -71,6 +71,7 @@ def test_the_recipe_is_json_of_what_decides_the_result():
     assert json.loads(json.dumps(recipe, allow_nan=False)) == recipe
     elsewhere = ContinualTrainingArguments(
         output_dir="elsewhere", resume=True, logging_steps=1, image_cache_gib=0, dataloader_num_workers=2,
+        image_cache_dir="here",
         eval_batch_size=3, disable_progress=True, save_checkpoints=False,
     )  # fmt: skip
     assert elsewhere.recipe() == recipe
