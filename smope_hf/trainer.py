@@ -19,6 +19,7 @@ from .alignment import ClassStatistics, StatisticsAccumulator, align_classifier
 from .augmentation import BatchAugmentation, Normalization, as_trained, processed_size
 from .batches import GlobalBatches, gather_rows
 from .callbacks import ContinualCallback
+from .compiled_backbone import CompiledBackbone
 from .continued_stream import ContinuedStream
 from .evaluation import overall_accuracy, predict
 from .image_store import DecodedImages, ImageStore
@@ -87,8 +88,9 @@ class ContinualTrainer(PushesToHub):
         self.normalize = Normalization.from_processor(self.image_processor)
         self.state = state or RunState(ClassStatistics.empty(model.config.hidden_size))
         self.yardsticks: dict[str, AccuracyMatrix] = {}
-        cache_dir = args.image_cache_dir or args.output_dir
-        self._images = ImageStore(self.image_processor, size, args.image_cache_gib * 2**30, cache_dir)
+        where = args.image_cache_dir or args.output_dir
+        self._images = ImageStore(self.image_processor, size, args.image_cache_gib * 2**30, where)
+        self.compiled = CompiledBackbone()
         self.logged_steps = 0
 
     @classmethod
@@ -221,13 +223,9 @@ class ContinualTrainer(PushesToHub):
 
     def predict(self, images: DecodedImages) -> Tensor:
         """Predicted class id of every image of a split, (n,), among all classes seen."""
+        args = self.args
         return predict(
-            self.model,
-            images,
-            self.normalize,
-            self.accelerator,
-            self.args.eval_batch_size,
-            self.args.dataloader_num_workers,
+            self.model, images, self.normalize, self.accelerator, args.eval_batch_size, args.dataloader_num_workers
         )
 
     def _accuracies(self) -> list[float | None]:

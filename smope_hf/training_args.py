@@ -55,6 +55,7 @@ class ContinualTrainingArguments:
     alignment_shrinkage: float = _setting(0.001, "Share of the mean variance in lda's covariance, 0 to 1.")
     mixed_precision: str = _setting("no", "Precision of the forward pass.", ("no", "bf16", "fp16"))
     gradient_checkpointing: bool = _setting(False, "Compute activations twice to save memory.")
+    torch_compile: bool = _setting(False, "Train through torch.compile: minutes at the start, faster steps.")
     image_cache_gib: float = _setting(4.0, "Memory of a process for decoded images, GiB; the rest goes to files.")
     image_cache_dir: str | None = _setting(None, "Folder of those files, gone at the end; default `output_dir`.")
     dataloader_num_workers: int = _setting(0, "Threads that decode images; 0 is one for all that is prepared.")
@@ -95,7 +96,14 @@ class ContinualTrainingArguments:
             numbers = isinstance(pair, (list, tuple)) and all(isinstance(edge, (int, float)) for edge in pair)
             fits = numbers and len(pair) == 2 and 0 < pair[0] <= pair[1] <= most and math.isfinite(pair[1])
             self._check(name, fits, f"[smallest, largest] above 0{'' if most > 1 else ' and at most 1'}")
-        switches = ("gradient_checkpointing", "resume", "save_checkpoints", "disable_progress", "push_to_hub")
+        switches = (
+            "gradient_checkpointing",
+            "torch_compile",
+            "resume",
+            "save_checkpoints",
+            "disable_progress",
+            "push_to_hub",
+        )
         for name in (*switches, "hub_private_repo", "hub_include_backbone", "hub_remote_code"):
             self._check(name, isinstance(getattr(self, name), bool), "True or False")
         for name in ("output_dir",) if self.image_cache_dir is None else ("output_dir", "image_cache_dir"):
@@ -107,7 +115,8 @@ class ContinualTrainingArguments:
             self.gradient_accumulation_steps <= self.batch_size,
             f"at most batch_size = {self.batch_size}",
         )
-
+        compiled = "False with gradient_checkpointing, whose second forward pass torch.compile does not take"
+        self._check("torch_compile", not (self.torch_compile and self.gradient_checkpointing), compiled)
         self._check_hub()
 
     def _check_hub(self):
