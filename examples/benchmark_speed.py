@@ -24,6 +24,7 @@ from pathlib import Path
 
 import torch
 from speed_memory import peak_bytes
+from speed_throughput import throughput
 from torch import nn
 from torch.distributions import MultivariateNormal
 from transformers import AutoImageProcessor, ViTConfig, ViTImageProcessorPil, ViTModel
@@ -287,7 +288,7 @@ def import_rows(bench: Bench) -> list[Row]:
 # ---------------------------------------------------------------------- results
 
 
-def as_markdown(rows: list[Row], settings: dict) -> str:
+def as_markdown(rows: list[Row], settings: dict, rates: dict[str, float]) -> str:
     lines = ["| what | measured | must reach | met | ours | reference |", "|---|---|---|---|---|---|"]
     for row in rows:
         bound = f"{'>=' if row.at_least else '<='} {row.limit:g}"
@@ -295,6 +296,9 @@ def as_markdown(rows: list[Row], settings: dict) -> str:
         unit = "" if row.unit == "times" else f" {row.unit}" if row.unit == "s" else ""
         lines.append(f"| {row.what} | {row.value:.3f}{unit} | {bound} | {'yes' if row.met else 'no'} | "
                      f"{sides[0]} | {sides[1]} |")  # fmt: skip
+    if rates:
+        lines += ["", "| inference | images/s |", "|---|---|"]
+        lines += [f"| {name} | {rate:.1f} |" for name, rate in rates.items()]
     told = ", ".join(f"{name} {value}" for name, value in settings.items())
     return "\n".join([*lines, "", "Ours and reference are medians, in seconds or, of memory, MiB.", "", told, ""])
 
@@ -306,6 +310,7 @@ def main():
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
     parser.add_argument("--repetitions", type=int, default=5, help="pairs of each comparison")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--throughput", action="store_true", help="also images/s: eager, bf16, compiled, ONNX")
     parser.add_argument("--quick", action="store_true", help="a tiny backbone: shows the script, not the method")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/speed"))
     args = parser.parse_args()
@@ -313,16 +318,19 @@ def main():
     bench = Bench(args)
     rows = [*model_rows(bench), memory_row(bench), alignment_row(bench), growth_row(bench), *run_rows(bench)]
     rows += import_rows(bench)
+    rates = throughput(bench) if args.throughput else {}
     settings = {
         "backbone": "tiny" if args.quick else args.backbone, "batch size": args.batch_size, "threads": args.threads,
         "repetitions": args.repetitions, "device": bench.device.type, "torch": torch.__version__,
         "processor": torch.cuda.get_device_name() if bench.device.type == "cuda" else platform.machine(),
     }  # fmt: skip
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    write_json(args.output_dir / "speed.json", {**settings, "rows": [{**asdict(row), "met": row.met} for row in rows]})
+    content = {**settings, "rows": [{**asdict(row), "met": row.met} for row in rows], "images_per_second": rates}
+    write_json(args.output_dir / "speed.json", content)
+    table = as_markdown(rows, settings, rates)
     with atomic_path(args.output_dir / "speed.md") as path:
-        path.write_text(as_markdown(rows, settings), encoding="utf-8")
-    print(as_markdown(rows, settings))
+        path.write_text(table, encoding="utf-8")
+    print(table)
 
 
 if __name__ == "__main__":

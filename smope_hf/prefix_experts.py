@@ -227,7 +227,8 @@ def fused_attention(module, query, key, value, attention_mask, scaling=None, dro
     bias, prefix_value = experts.virtual_token(*experts(query), scaling)
     prefix_value = prefix_value.to(value.dtype)
     trained_mask = attention_mask is not None and attention_mask.requires_grad  # the gated form gives it no gradient
-    if query.device.type == "cpu" and dropout == 0.0 and not trained_mask:
+    on_cpu = query.device.type == "cpu" and not torch.compiler.is_exporting()  # an exported model runs anywhere
+    if on_cpu and dropout == 0.0 and not trained_mask:
         output = GatedAttention.apply(query, key, value, bias, prefix_value, attention_mask, scaling)
     else:
         output = extra_key_attention(query, key, value, bias, prefix_value, attention_mask, scaling, dropout)

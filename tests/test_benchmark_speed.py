@@ -22,7 +22,7 @@ ROWS = [
 def quick(tmp_path_factory):
     folder = tmp_path_factory.mktemp("speed")
     script = str(EXAMPLES / "benchmark_speed.py")
-    options = ["--quick", "--batch_size", "4", "--repetitions", "1", "--output_dir", str(folder)]
+    options = ["--quick", "--batch_size", "4", "--repetitions", "1", "--throughput", "--output_dir", str(folder)]
     environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
     done = subprocess.run(
         [sys.executable, script, *options], capture_output=True, text=True, env=environment, timeout=280
@@ -37,6 +37,9 @@ def test_every_row_is_measured_saved_and_printed(quick):
     for row in content["rows"]:
         assert isinstance(row["value"], float) and f"| {row['what']} | {row['value']:.3f}" in table
         assert row["met"] == (row["value"] >= row["limit"] if row["at_least"] else row["value"] <= row["limit"])
+    assert list(content["images_per_second"]) == [
+        "eager", "eager, bf16 autocast", "torch.compile", "ONNX, onnxruntime",
+    ]  # fmt: skip
     assert table in printed and content["threads"] == 1 and content["device"] in ("cpu", "cuda")
 
 
