@@ -1,28 +1,48 @@
-"""SMoPE for Hugging Face: frozen vision transformers that learn new classes through sparse prompt experts."""
+"""SMoPE for Hugging Face: frozen vision transformers that learn new classes through sparse prompt experts.
+
+Every public name is loaded on first use, and transformers' Auto classes know the models from the first on.
+"""
 
 import importlib
+from typing import TYPE_CHECKING
 
-from transformers import AutoConfig, AutoModelForImageClassification
-
-from .configuration_smope import SMoPEConfig
-from .modeling_outputs import SMoPEImageClassifierOutput
-from .modeling_prompted import PromptedForImageClassification
-from .modeling_smope import SMoPEForImageClassification
+from .auto_classes import register_when_loaded
 from .version import __version__ as __version__
 
-for _model in (SMoPEForImageClassification, PromptedForImageClassification):
-    AutoConfig.register(_model.config_class.model_type, _model.config_class)
-    AutoModelForImageClassification.register(_model.config_class, _model)
+if TYPE_CHECKING:
+    from .configuration_smope import SMoPEConfig
+    from .modeling_outputs import SMoPEImageClassifierOutput
+    from .modeling_smope import SMoPEForImageClassification
+    from .tasks import TaskStream
+    from .trainer import ContinualTrainer
+    from .training_args import ContinualTrainingArguments
 
-_TRAINING = {  # loaded on first use: who only loads a model does not wait for datasets and accelerate
-    "TaskStream": "tasks",
-    "ContinualTrainer": "trainer",
-    "ContinualTrainingArguments": "training_args",
-}
-__all__ = ["SMoPEConfig", "SMoPEForImageClassification", "SMoPEImageClassifierOutput", *_TRAINING]
+__all__ = [
+    "SMoPEConfig",
+    "SMoPEForImageClassification",
+    "SMoPEImageClassifierOutput",
+    "TaskStream",
+    "ContinualTrainer",
+    "ContinualTrainingArguments",
+]
+_MODULES = dict(
+    zip(
+        __all__,
+        ("configuration_smope", "modeling_smope", "modeling_outputs", "tasks", "trainer", "training_args"),
+        strict=True,
+    )
+)
 
 
 def __getattr__(name: str):
-    if name not in _TRAINING:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_TRAINING[name]}", __name__), name)
+    found = globals()[name] = getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+register_when_loaded()

@@ -1,17 +1,23 @@
 """The supported ViT families: where the attention modules are, and what the pooled feature is."""
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils.hub import resolve_revision
 
 from .base_guard import check_base_weights, read_base_config
 from .config_guard import check_backbone_sizes, check_same_backbone
+
+if TYPE_CHECKING:  # loading the code of models takes seconds, and a config needs none of it
+    from transformers import PreTrainedModel
 
 EMBEDDED = "embedded"  # the name of the small ViT that comes with the package
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded" / "letters-vit"
@@ -104,6 +110,8 @@ def head_shape(config: PreTrainedConfig) -> tuple[int, int]:
 
 def build_backbone(config: PreTrainedConfig, attn_implementation: str) -> PreTrainedModel:
     """A backbone with random weights."""
+    from transformers import AutoModel
+
     return AutoModel.from_config(config, attn_implementation=attn_implementation, **family_of(config).init_kwargs)
 
 
@@ -137,6 +145,8 @@ def load_backbone(
         ValueError: when config and weights do not fit each other, or not the config expected; the field is named.
         OSError: when the backbone or its weights are not found.
     """
+    from transformers import AutoModel
+
     name_or_path = local_name(name_or_path)
     cached = {key: value for key, value in hub_kwargs.items() if key != "force_download"}  # once is enough
     revision = resolve_revision(name_or_path, revision, **cached)

@@ -5,6 +5,7 @@ import typer
 from .cli_add_classes import add_classes
 from .cli_errors import DEBUG, CommandGroup
 from .cli_evaluate import evaluate
+from .cli_export import export
 from .cli_info import info
 from .cli_options import CONTEXT, Command
 from .cli_plot import plot
@@ -16,7 +17,7 @@ from .cli_train import train
 app = typer.Typer(
     name="smope", cls=CommandGroup, add_completion=False, rich_markup_mode=None, context_settings=CONTEXT
 )
-for command in (train, evaluate, add_classes, predict, info, plot, report, push):
+for command in (train, evaluate, add_classes, predict, info, plot, report, export, push):
     app.command(command.__name__.replace("_", "-"), cls=Command)(command)
 
 

@@ -67,20 +67,20 @@ def measure(checkpoint, tests: list, batch_size: int) -> list[float | None]:
     from accelerate.utils import tqdm
     from transformers import AutoImageProcessor
 
-    from .augmentation import Normalization, processed_size
+    from .augmentation import Normalization
     from .batches import DecodedImages
     from .evaluation import predict
 
     accelerator = Accelerator()
     model = checkpoint.load_model().to(accelerator.device)
     processor = AutoImageProcessor.from_pretrained(checkpoint.folder, backend="pil")
-    normalize, size = Normalization.from_processor(processor), processed_size(processor)
+    normalize = Normalization.from_processor(processor)
     accuracies: list[float | None] = []
     for test in tqdm(tests, desc="tasks", disable=not sys.stderr.isatty(), leave=False):
         if test is None:
             accuracies.append(None)
             continue
-        images = DecodedImages(test, processor, size, cache_bytes=0)
+        images = DecodedImages(test, processor)
         predicted = predict(model, images, normalize, accelerator, batch_size)
         accuracies.append((predicted == images.labels).double().mean().item())
     return accuracies

@@ -18,7 +18,7 @@ _OPTIONAL = "FAA std"
 
 
 def read_costs(path: str | os.PathLike) -> list[dict]:
-    """Read what [`plot_costs`] draws from the results.csv of `examples/benchmark.py`: each method at its best alignment.
+    """Read what [`plot_costs`] draws from a benchmark's results.csv: each method at its best alignment.
 
     Args:
         path: the file.

@@ -74,7 +74,8 @@ class GatedAttention(torch.autograd.Function):
 
 def kernel_applies(query: Tensor, mask: Tensor | None, dropout: float) -> bool:
     """Whether the functions here can be used; they drop nothing and give a mask no gradient."""
-    return query.device.type == "cpu" and dropout == 0.0 and not (mask is not None and mask.requires_grad)
+    on_cpu = query.device.type == "cpu" and not torch.compiler.is_exporting()  # an exported model runs anywhere
+    return on_cpu and dropout == 0.0 and not (mask is not None and mask.requires_grad)
 
 
 def sdpa_attention(module, query, key, value, mask, scaling=None, dropout=0.0, **kwargs):

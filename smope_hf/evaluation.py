@@ -8,7 +8,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from .augmentation import Normalization
-from .batches import DecodedImages, GlobalBatches, gather_rows
+from .batches import GlobalBatches, gather_rows
+from .image_store import DecodedImages
 from .task_confusion import confusion_row
 
 
@@ -29,7 +30,7 @@ def predict(
         images: the images.
         normalize: from 8-bit pixels to what the backbone takes.
         batch_size: images per step over all processes.
-        num_workers: processes that decode images.
+        num_workers: threads that decode images.
         heads: heads to predict with beside the model's own, from the same features.
 
     Returns:

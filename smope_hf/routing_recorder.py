@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from .batches import DecodedImages, GlobalBatches, gather_rows
+from .batches import GlobalBatches, gather_rows
 from .callbacks import ContinualCallback
 from .files import atomic_path, write_json
 from .routing_patterns import balance, routing_survival, select_experts, task_overlap
@@ -89,10 +89,8 @@ class RoutingRecorder(ContinualCallback):
         """Experts that the model selects for the followed test images of a task, (images, L, H, K)."""
         count = min(len(test), self.images_per_task)
         rows = torch.from_numpy(np.linspace(0, len(test) - 1, count).round().astype(np.int64))
-        # the few images are decoded anew: a cache would have room for the whole split
-        images = DecodedImages(test, trainer.image_processor, trainer.augment.size, cache_bytes=0)
         args, accelerator = trainer.args, trainer.accelerator
-        batches = GlobalBatches(images, args.eval_batch_size, accelerator, args.dataloader_num_workers)
+        batches = GlobalBatches(trainer.decoded(test), args.eval_batch_size, accelerator, args.dataloader_num_workers)
         parts = []
         for pixels, _, _, size in batches(rows):
             with accelerator.autocast():

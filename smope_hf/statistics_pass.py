@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from .alignment import ClassStatistics, StatisticsAccumulator
-from .batches import DecodedImages, GlobalBatches, gather_rows
+from .batches import GlobalBatches, gather_rows
 from .drift import FeatureDrift
+from .image_store import DecodedImages
 from .seeding import derive_generator
 from .tasks import Task
 

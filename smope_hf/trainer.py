@@ -17,10 +17,11 @@ from . import checkpoint
 from .accuracy_matrix import AccuracyMatrix
 from .alignment import ClassStatistics, align_classifier
 from .augmentation import BatchAugmentation, Normalization, as_trained, processed_size
-from .batches import DecodedImages
 from .callbacks import ContinualCallback
+from .compiled_backbone import CompiledBackbone
 from .continued_stream import ContinuedStream
 from .evaluation import evaluate_tasks, overall_accuracy, predict
+from .image_store import DecodedImages, ImageStore
 from .metrics import metrics_where_measured
 from .modeling_incremental import IncrementalClassifier
 from .other_alignments import OtherAlignments
@@ -93,7 +94,9 @@ class ContinualTrainer(PushesToHub):
                 "task, with a method that trains its head. Leave it out."
             )
         self.yardsticks: dict[str, AccuracyMatrix] = {}
-        self._test_images: dict[int, DecodedImages] = {}
+        where = args.image_cache_dir or args.output_dir
+        self._images = ImageStore(self.image_processor, size, args.image_cache_gib * 2**30, where)
+        self.compiled = CompiledBackbone()
         self.logged_steps = 0
 
     @classmethod
@@ -123,6 +126,7 @@ class ContinualTrainer(PushesToHub):
             self._learn(task, manifest)
         content = self._finish(manifest)
         self.notify("on_train_end", content)
+        self._images.clear()
         self.accelerator.end_training()
         self.raise_push_failure()
         return content
@@ -143,6 +147,7 @@ class ContinualTrainer(PushesToHub):
         with self._timed(seconds, "alignment"):
             self.others.align(self.model.classifier, self.state.statistics, new, task)
             self._align(task)
+        self._images.release(task.train)
         with self._timed(seconds, "evaluation"):
             evaluation = evaluate_tasks(self, list(self.others.heads.values()))
             own, *others = evaluation.accuracies
@@ -278,11 +283,8 @@ class ContinualTrainer(PushesToHub):
         return [0 if task.test is None else len(task.test) for task in self.stream]
 
     def decoded(self, split: TaskSplit) -> DecodedImages:
-        """The split's images, kept decoded while `image_cache_gib` allows."""
-        size = self.augment.size
-        in_use = sum(images.cache.nbytes for images in self._test_images.values() if images.cache is not None)
-        budget = self.args.image_cache_gib * 2**30 - in_use
-        return DecodedImages(split, self.image_processor, size, budget)
+        """The split's images, each decoded once."""
+        return self._images.of(split)
 
     def notify(self, event: str, *what):
         """Call a method of every callback."""

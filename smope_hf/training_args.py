@@ -68,8 +68,10 @@ class ContinualTrainingArguments:
     alignment_shrinkage: float = _setting(0.001, "Share of the mean variance in lda's covariance, 0 to 1.")
     mixed_precision: str = _setting("no", "Precision of the forward pass.", ("no", "bf16", "fp16"))
     gradient_checkpointing: bool = _setting(False, "Compute activations twice to save memory.")
-    image_cache_gib: float = _setting(4.0, "Memory for decoded images, GiB; what does not fit is decoded each time.")
-    dataloader_num_workers: int = _setting(0, "Processes that decode images; 0 decodes in the main one.")
+    torch_compile: bool = _setting(False, "Train through torch.compile: minutes at the start, faster steps.")
+    image_cache_gib: float = _setting(4.0, "Memory of a process for decoded images, GiB; the rest goes to files.")
+    image_cache_dir: str | None = _setting(None, "Folder of those files, gone at the end; default `output_dir`.")
+    dataloader_num_workers: int = _setting(0, "Threads that decode images; 0 is one for all that is prepared.")
     report_to: str = _setting("none", "Tracker of losses and metrics.", ("none", "tensorboard", "trackio"))
     logging_steps: int = _setting(10, "Steps between two readings of the loss, at least 1.")
     resume: bool = _setting(False, "Go on behind the last whole task-NN folder in `output_dir`.")
@@ -116,6 +118,7 @@ class ContinualTrainingArguments:
             self._check(name, fits, f"[smallest, largest] above 0{'' if most > 1 else ' and at most 1'}")
         switches = (
             "gradient_checkpointing",
+            "torch_compile",
             "resume",
             "save_checkpoints",
             "report",
@@ -124,7 +127,9 @@ class ContinualTrainingArguments:
         )
         for name in (*switches, "hub_private_repo", "hub_include_backbone", "hub_remote_code"):
             self._check(name, isinstance(getattr(self, name), bool), "True or False")
-        self._check("output_dir", isinstance(self.output_dir, str) and self.output_dir, "the path of a folder")
+        for name in ("output_dir",) if self.image_cache_dir is None else ("output_dir", "image_cache_dir"):
+            folder = getattr(self, name)
+            self._check(name, isinstance(folder, str) and folder, "the path of a folder")
         others = self.compare_alignments
         known = isinstance(others, (list, tuple)) and all(name in COMPARABLE for name in others)
         self._check(
@@ -137,7 +142,8 @@ class ContinualTrainingArguments:
             self.gradient_accumulation_steps <= self.batch_size,
             f"at most batch_size = {self.batch_size}",
         )
-
+        compiled = "False with gradient_checkpointing, whose second forward pass torch.compile does not take"
+        self._check("torch_compile", not (self.torch_compile and self.gradient_checkpointing), compiled)
         self._check_hub()
 
     def _check_hub(self):
@@ -175,7 +181,8 @@ class ContinualTrainingArguments:
         """The settings that decide the result: all but where it goes, what it shows, and how it is computed."""
         elsewhere = {
             "output_dir", "resume", "report_to", "logging_steps", "disable_progress", "image_cache_gib",
-            "dataloader_num_workers", "eval_batch_size", "save_checkpoints", "report", "push_to_hub", "hub_model_id",
-            "hub_private_repo", "hub_include_backbone", "hub_remote_code", "hub_license",
+            "image_cache_dir", "dataloader_num_workers", "eval_batch_size", "save_checkpoints", "report",
+            "push_to_hub", "hub_model_id", "hub_private_repo", "hub_include_backbone", "hub_remote_code",
+            "hub_license",
         }  # fmt: skip
         return {name: value for name, value in asdict(self).items() if name not in elsewhere}

@@ -46,16 +46,17 @@ class TrainingPhase:
         schedule = build_schedule(optimizer, args, self.epochs, len(batches))
         history = torch.zeros(self.epochs * len(batches), len(self.names), device=self.accelerator.device)
         bar = trainer.bar(len(history), f"task {self.task.index + 1}/{len(trainer.stream)} {self.name}")
-        for epoch in range(self.epochs):
-            purpose = (self.task.index, self.name, epoch)
-            crops = trainer.augment.draw(len(images), derive_generator(args.seed, "augmentation", *purpose))
-            order = shuffled(len(images), args.seed, *purpose)
-            for step, batch in enumerate(batches(order), start=epoch * len(batches)):
-                history[step] = self._step(model, optimizer, batch, batches.share(batch[-1]), crops)
-                schedule.step()
-                bar.update()
-                if (step + 1) % args.logging_steps == 0 or step + 1 == len(history):
-                    self._read_losses(history, step + 1, bar)
+        with trainer.compiled.active(trainer.model) if args.torch_compile else nullcontext():
+            for epoch in range(self.epochs):
+                purpose = (self.task.index, self.name, epoch)
+                crops = trainer.augment.draw(len(images), derive_generator(args.seed, "augmentation", *purpose))
+                order = shuffled(len(images), args.seed, *purpose)
+                for step, batch in enumerate(batches(order), start=epoch * len(batches)):
+                    history[step] = self._step(model, optimizer, batch, batches.share(batch[-1]), crops)
+                    schedule.step()
+                    bar.update()
+                    if (step + 1) % args.logging_steps == 0 or step + 1 == len(history):
+                        self._read_losses(history, step + 1, bar)
         bar.close()
         self._release(model)
         trainer.model.eval()

@@ -1,4 +1,4 @@
-"""Decoded images and global batches: each image once, the same batches on any number of processes."""
+"""Global batches: the same on any number of processes and threads."""
 
 from types import SimpleNamespace
 
@@ -8,68 +8,31 @@ import torch
 from PIL import Image
 from transformers import ViTImageProcessorPil
 
-from smope_hf.batches import DecodedImages, GlobalBatches, gather_rows, shuffled
+from smope_hf.batches import GlobalBatches, gather_rows, shuffled
+from smope_hf.image_store import DecodedImages
 
 PROCESSOR = ViTImageProcessorPil(size={"height": 8, "width": 8})
 
 
 class Split:
-    """As `TaskSplit`, of grey images whose shade is their row; remembers what was decoded."""
+    """As `TaskSplit`, of grey images whose shade is their row."""
 
     def __init__(self, count):
         self.labels = np.arange(count) % 3
-        self.decoded = []
 
     def __len__(self):
         return len(self.labels)
 
     def images(self, rows):
-        self.decoded += rows
         return [Image.new("RGB", (10, 12), (row, row, row)) for row in rows]
 
 
-def make_images(count=13, cache_bytes=1e6):
-    return DecodedImages(Split(count), PROCESSOR, (8, 8), cache_bytes)
+def make_images(count=13):
+    return DecodedImages(Split(count), PROCESSOR, np.empty((count, 3, 8, 8), dtype=np.uint8))
 
 
 def processes(world):
     return [SimpleNamespace(process_index=rank, num_processes=world) for rank in range(world)]
-
-
-# ---------------------------------------------------------------------- decoded images
-
-
-def test_cached_and_uncached_images_are_the_same_and_in_the_order_asked_for():
-    cached, uncached = make_images(), make_images(cache_bytes=0)
-    assert cached.cache is not None and uncached.cache is None
-    for rows in ([4, 0, 12], [0, 1, 2, 4], [7], list(range(13))):
-        (pixels, labels, found), expected = cached.__getitems__(rows), uncached.__getitems__(rows)
-        assert pixels.shape == (len(rows), 3, 8, 8) and pixels.dtype == torch.uint8
-        for ours, theirs in zip((pixels, labels, found), expected, strict=True):
-            assert torch.equal(ours, theirs)
-        assert pixels[:, 0, 0, 0].tolist() == rows == found.tolist()
-        assert labels.tolist() == [row % 3 for row in rows]
-
-
-def test_cached_images_are_decoded_once():
-    images = make_images()
-    for rows in ([4, 0], [0, 4, 5], [5, 5, 6], list(range(13)), list(range(13))):
-        images.__getitems__(rows)
-    assert sorted(images.split.decoded) == list(range(13))
-
-
-def test_the_cache_respects_its_limit_to_the_byte():
-    size = 13 * 3 * 8 * 8
-    assert make_images(cache_bytes=size).cache.nbytes == size
-    assert make_images(cache_bytes=size - 1).cache is None
-
-
-def test_images_decoded_by_workers_are_kept_for_the_next_pass():
-    """Decoding is the slow part: with workers too it must happen once, not once an epoch."""
-    images = make_images()
-    for _ in GlobalBatches(images, 5, processes(1)[0], num_workers=1)():
-        pass
-    assert images.decoded.all()
 
 
 # ---------------------------------------------------------------------- global batches
@@ -101,11 +64,30 @@ def test_without_an_order_rows_come_as_they_are():
     assert rows.tolist() == list(range(13))
 
 
-def test_workers_give_the_same_batches():
+@pytest.mark.parametrize("number", [1, 3])
+def test_threads_that_decode_give_the_same_batches(number):
     order = shuffled(13, 0, "test")
-    alone, helped = (list(GlobalBatches(make_images(), 5, processes(1)[0], number)(order)) for number in (0, 1))
+    alone, helped = (list(GlobalBatches(make_images(), 5, processes(1)[0], count)(order)) for count in (0, number))
     for ours, theirs in zip(helped, alone, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(ours[:3], theirs[:3], strict=True)) and ours[3] == theirs[3]
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_an_image_that_cannot_be_decoded_stops_the_pass_with_its_error(number):
+    images = make_images()
+    decode = images.split.images
+
+    def broken(rows):
+        if 7 in rows:
+            raise ValueError("row 7 cannot be decoded")
+        return decode(rows)
+
+    images.split.images = broken
+    found = []
+    with pytest.raises(ValueError, match="row 7 cannot be decoded"):
+        for _, _, rows, _ in GlobalBatches(images, 4, processes(1)[0], number)():
+            found += rows.tolist()
+    assert found == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4])

@@ -13,7 +13,7 @@ from smope_hf.cli import app
 from smope_hf.cli_common import names_in_short, ranges
 from smope_hf.cli_inspect import routing_health, warnings
 
-COMMANDS = ("train", "evaluate", "add-classes", "predict", "info", "plot", "report", "push")
+COMMANDS = ("train", "evaluate", "add-classes", "predict", "info", "plot", "report", "export", "push")
 TINY = [
     "--dataset", "embedded", "--num_tasks", "5", "--max-train-samples-per-class", "4", "--max-test-samples-per-class",
     "3", "--epochs", "1", "--batch-size", "8", "--no-report", "--num-experts", "6", "--top-k", "2",

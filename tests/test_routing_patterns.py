@@ -154,7 +154,7 @@ class Watch(ContinualCallback):
 
     def on_task_end(self, trainer, task):
         for old in trainer.stream[: task.index + 1]:
-            pixels = trainer.decoded(old.test).__getitems__(list(range(len(old.test))))[0]
+            pixels = trainer.decoded(old.test).batch(torch.arange(len(old.test)))[0]
             self.seen[task.index, old.index] = selections(trainer.model, [trainer.normalize(pixels)])
 
 

@@ -124,7 +124,7 @@ def test_statistics_are_those_of_the_masked_features(backbone, tmp_path):
     trainer = tiny_trainer(backbone, tmp_path, stream=tiny_stream(num_tasks=1), epochs=1)
     trainer.train()
     images = trainer.decoded(trainer.stream[0].train)
-    pixels, labels, _ = images.__getitems__(list(range(len(images))))
+    pixels, labels, _ = images.batch(torch.arange(len(images)))
     with torch.no_grad():
         features = trainer.model(trainer.normalize(pixels)).pooled_output
     statistics, _ = load_statistics(tmp_path / "task-01")

@@ -37,6 +37,7 @@ WRONG = [
     ("alignment", "linear"), ("alignment", None), ("alignment_epochs", 0), ("alignment_batch_ratio", 0),
     ("alignment_learning_rate", 0), ("alignment_weight_decay", -1), ("alignment_shrinkage", 1.01),
     ("alignment_shrinkage", -0.01), ("mixed_precision", "fp8"), ("image_cache_gib", -1),
+    ("torch_compile", "yes"), ("image_cache_dir", ""),
     ("dataloader_num_workers", -1), ("report_to", "wandb"), ("logging_steps", 0), ("seed", -1), ("seed", 0.5),
 ]  # fmt: skip
 
@@ -71,11 +72,16 @@ def test_the_recipe_is_json_of_what_decides_the_result():
     assert json.loads(json.dumps(recipe, allow_nan=False)) == recipe
     elsewhere = ContinualTrainingArguments(
         output_dir="elsewhere", resume=True, logging_steps=1, image_cache_gib=0, dataloader_num_workers=2,
-        eval_batch_size=3, disable_progress=True, save_checkpoints=False,
+        image_cache_dir="here", eval_batch_size=3, disable_progress=True, save_checkpoints=False,
     )  # fmt: skip
     assert elsewhere.recipe() == recipe
     for name, value in {"seed": 1, "batch_size": 64, "statistics": "train", "mixed_precision": "bf16"}.items():
         assert ContinualTrainingArguments(**{name: value}).recipe() != recipe
+
+
+def test_two_ways_of_computing_that_do_not_go_together_are_refused():
+    with pytest.raises(ValueError, match="torch_compile = True is not allowed.*gradient_checkpointing"):
+        ContinualTrainingArguments(torch_compile=True, gradient_checkpointing=True)
 
 
 def test_settings_do_not_share_their_lists():
