@@ -1,4 +1,4 @@
-"""Predictions of a model on the images of a split."""
+"""Predictions of a model on the images of a split, and what they come to for each task and class."""
 
 import torch
 from accelerate import Accelerator
@@ -6,6 +6,7 @@ from torch import Tensor
 
 from .augmentation import Normalization
 from .batches import DecodedImages, GlobalBatches, gather_rows
+from .class_recall import recall_of_classes
 
 
 @torch.no_grad()
@@ -33,6 +34,32 @@ def predict(
             logits = model(normalize(pixels.to(accelerator.device))).logits
         predicted.append(gather_rows(accelerator, logits.argmax(dim=-1), size))
     return torch.cat(predicted).cpu()
+
+
+def evaluate_tasks(trainer, kept: dict[int, DecodedImages]) -> tuple[list[float | None], list[float | None]]:
+    """Evaluate a trainer's model on the test images of every task that it has seen; the same on every process.
+
+    Args:
+        trainer: a [`ContinualTrainer`].
+        kept: decoded test images by the task's index; those that are missing are added.
+
+    Returns:
+        The accuracy on each task, and the recall of each class, None where there are no test images.
+    """
+    seen = trainer.stream[: len(trainer.model.config.tasks)]
+    accuracies: list[float | None] = []
+    recall: list[float | None] = []
+    for task in trainer.with_bar(seen, len(seen), seen[-1], "evaluation"):
+        if task.test is None:
+            accuracies.append(None)
+            recall += [None] * len(task.class_ids)
+            continue
+        if task.index not in kept:
+            kept[task.index] = trainer.decoded(task.test)
+        predicted, labels = trainer.predict(kept[task.index]), kept[task.index].labels
+        accuracies.append((predicted == labels).double().mean().item())
+        recall += recall_of_classes(predicted, labels, task.class_ids)
+    return accuracies, recall
 
 
 def overall_accuracy(accuracies: list[float | None], counts: list[int]) -> dict[str, float | None]:

@@ -8,6 +8,7 @@ import numpy as np
 from rich.console import Console
 
 from .accuracy_matrix import AccuracyMatrix
+from .class_recall import THIRDS
 from .files import write_json
 from .metrics import metrics_where_measured
 from .plots import plot_accuracy_matrix, plot_average_accuracy
@@ -32,7 +33,8 @@ def write_results(
         matrix: accuracy matrix of the method.
         test_counts: test images of each task.
         manifest: of the task stream.
-        details: what else belongs into metrics.json: the name of the `method`, settings, seconds, versions.
+        details: what else belongs into metrics.json: the `metrics` and the name of the `method`, recall of each
+            class, settings, seconds, versions.
         yardsticks: accuracy matrices of other methods on the same tasks, by name.
 
     Returns:
@@ -42,7 +44,7 @@ def write_results(
     matrices = {details["method"]: matrix, **{NAMES[name]: rows for name, rows in (yardsticks or {}).items()}}
     others = (yardsticks or {}).items()
     content = {
-        "metrics": metrics_where_measured(matrix, test_counts),
+        "metrics": details["metrics"],
         "yardsticks": {name: metrics_where_measured(rows, test_counts) for name, rows in others},
         "yardstick_matrices": {name: rows.to_json() for name, rows in (yardsticks or {}).items()},
         "protocol_hash": manifest["protocol_hash"],
@@ -85,3 +87,7 @@ def print_results(console: Console, matrix: AccuracyMatrix, content: Mapping):
     names = {"ncm": "NCM on frozen features", "lda": "LDA on frozen features", "linear": "linear head, task by task"}
     others = {names.get(name, name): metrics for name, metrics in content["yardsticks"].items()}
     console.print(metrics_table({content["method"]: content["metrics"], **others}))
+    thirds = [content["metrics"].get(name) for name in THIRDS]
+    if None not in thirds:
+        shown = ", ".join(f"{100 * value:.1f}" for value in thirds)
+        console.print(f"recall of classes with many, medium, few training images: {shown}")

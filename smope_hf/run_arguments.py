@@ -87,6 +87,9 @@ class DataArguments(CheckedArguments):
     validation_fraction: float = field(default=0.0, metadata={"help": "Share of train set aside in each task."})
     max_train_samples_per_class: int | None = field(default=None, metadata={"help": "Train on so many at most."})
     max_test_samples_per_class: int | None = field(default=None, metadata={"help": "Test on so many at most."})
+    imbalance_factor: float = field(
+        default=1.0, metadata={"help": "Long-tailed training images: the largest class's over the rarest's."}
+    )
     joint: bool = field(default=False, metadata={"help": "All tasks at once: the upper bound of a comparison."})
     yardsticks: bool = field(default=False, metadata={"help": "Also measure NCM, LDA and a linear head, all frozen."})
     record_routing: bool = field(
@@ -216,6 +219,7 @@ def load_stream(data: DataArguments):
         validation_fraction=data.validation_fraction,
         max_train_samples_per_class=data.max_train_samples_per_class,
         max_test_samples_per_class=data.max_test_samples_per_class,
+        imbalance_factor=data.imbalance_factor,
     )
     return JointStream(stream) if data.joint else stream
 

@@ -19,8 +19,9 @@ from .alignment import ClassStatistics, StatisticsAccumulator, align_classifier
 from .augmentation import BatchAugmentation, Normalization, as_trained, processed_size
 from .batches import DecodedImages, GlobalBatches, gather_rows
 from .callbacks import ContinualCallback
+from .class_recall import recall_by_frequency
 from .continued_stream import ContinuedStream
-from .evaluation import overall_accuracy, predict
+from .evaluation import evaluate_tasks, overall_accuracy, predict
 from .metrics import metrics_where_measured
 from .model_card import method_name
 from .modeling_incremental import IncrementalClassifier
@@ -87,6 +88,7 @@ class ContinualTrainer(PushesToHub):
         self.state = state or RunState(ClassStatistics.empty(model.config.hidden_size))
         self.yardsticks: dict[str, AccuracyMatrix] = {}
         self._test_images: dict[int, DecodedImages] = {}
+        self._recall: list[float | None] = []  # of each class, when last evaluated
         self.logged_steps = 0
 
     @classmethod
@@ -111,7 +113,7 @@ class ContinualTrainer(PushesToHub):
         manifest = self.stream.manifest()
         self._prepare_output(manifest)
         if self.args.report_to != "none":
-            self.accelerator.init_trackers("smope", config=_flat(self.args.recipe()))
+            self.accelerator.init_trackers("smope", config=self.args.flat_recipe())
         for task in self.stream[len(self.model.config.tasks) :]:
             self._learn(task, manifest)
         content = self._finish(manifest)
@@ -163,9 +165,18 @@ class ContinualTrainer(PushesToHub):
             align_classifier(head, statistics, task.class_ids.start, self.args, generator)
 
     def _finish(self, manifest: dict) -> dict:
-        content = {"metrics": metrics_where_measured(self.state.matrix, self._test_counts())}
+        metrics = metrics_where_measured(self.state.matrix, self._test_counts())
+        if len(self._recall) < self.model.config.num_labels:  # resumed behind the last task: nothing was evaluated
+            self._accuracies()
+        training_images = self.state.statistics.count.tolist()
+        if manifest["options"].get("imbalance_factor", 1) > 1:
+            metrics |= recall_by_frequency(self._recall, training_images)
+        content = {"metrics": metrics}
         if self.accelerator.is_main_process:
             details = {
+                "metrics": metrics,
+                "recall_by_class": self._recall,
+                "training_images_by_class": training_images,
                 "method": method_name(self.model.config),
                 "accuracy_matrix": self.state.matrix.to_json(),
                 "test_counts": self._test_counts(),
@@ -228,16 +239,7 @@ class ContinualTrainer(PushesToHub):
 
     def _accuracies(self) -> list[float | None]:
         """Accuracy on the test images of every task seen, None where it has none; a row of the accuracy matrix."""
-        seen = self.stream[: len(self.model.config.tasks)]
-        accuracies = []
-        for task in self.with_bar(seen, len(seen), seen[-1], "evaluation"):
-            if task.test is None:
-                accuracies.append(None)
-                continue
-            if task.index not in self._test_images:
-                self._test_images[task.index] = self.decoded(task.test)
-            images = self._test_images[task.index]
-            accuracies.append((self.predict(images) == images.labels).double().mean().item())
+        accuracies, self._recall = evaluate_tasks(self, self._test_images)
         return accuracies
 
     def evaluate(self) -> dict:
@@ -340,10 +342,3 @@ class ContinualTrainer(PushesToHub):
             yield item
             bar.update()
         bar.close()
-
-
-def _flat(recipe: dict) -> dict:
-    """Settings as trackers take them."""
-    return {
-        name: value if isinstance(value, (int, float, str, bool)) else str(value) for name, value in recipe.items()
-    }
