@@ -60,7 +60,10 @@ class ModelArguments(CheckedArguments):
     noise_epsilon: float = field(default=0.4, metadata={"help": "Adaptive noise on frequently used experts, 0 to 1."})
     router_loss_coef: float = field(default=1e-5, metadata={"help": "Weight of the router loss."})
     prototype_loss_coef: float = field(default=1e-5, metadata={"help": "Weight of the prototype loss."})
-    routing: str = field(default="masked", metadata={"choices": ["masked", "unmasked"], "help": "In evaluation."})
+    routing: str = field(
+        default="masked",
+        metadata={"choices": ["masked", "unmasked", "random"], "help": "In evaluation; random: never by the keys."},
+    )
     pooling: str | None = field(default=None, metadata={"help": "cls or mean; default what the backbone has."})
     attn_implementation: str = field(
         default="sdpa", metadata={"choices": ["sdpa", "eager"], "help": "Fused or plain."}
