@@ -23,7 +23,8 @@ class SMoPEConfig(IncrementalConfig):
         noise_epsilon: share of the score range that frequently used experts lose in training, 0 to 1.
         router_loss_coef: weight of the router loss, at least 0.
         prototype_loss_coef: weight of the prototype loss, at least 0.
-        routing: "masked" keeps experts that were never used out of evaluation, "unmasked" does not (as published).
+        routing: "masked" keeps experts that were never used out of evaluation, "unmasked" does not (as published);
+            "random" is the ablation that never selects by the keys, see `smope_hf.random_routing.RandomExperts`.
         pooling: "cls" or "mean" over the patches; default what the backbone offers first.
         tasks: class ids of each task in the order learned; ids count up from 0 over all tasks.
         output_router_scores: return the scores of every prompt layer from every forward pass.
@@ -50,7 +51,7 @@ class SMoPEConfig(IncrementalConfig):
     noise_epsilon: float | int = 0.4
     router_loss_coef: float | int = 1e-5
     prototype_loss_coef: float | int = 1e-5
-    routing: Literal["masked", "unmasked"] = "masked"
+    routing: Literal["masked", "unmasked", "random"] = "masked"
     output_router_scores: bool = False
 
     def validate_experts(self):

@@ -1,4 +1,4 @@
-"""Predictions of a model on the images of a split, and what they come to on every task."""
+"""Predictions of a model on the images of a split, and what they come to for each task and class."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .augmentation import Normalization
 from .batches import GlobalBatches, gather_rows
+from .class_recall import recall_of_classes
 from .image_store import DecodedImages
 from .task_confusion import confusion_row
 
@@ -55,10 +56,12 @@ class Evaluation:
     Args:
         accuracies: for the model, then for each other head, the accuracy on each task; None where it has no images.
         confusion: for each task how many of its images are taken for each task's classes; None without images.
+        recall: the model's recall of each class; None without images.
     """
 
     accuracies: list[list[float | None]]
     confusion: list[list[int] | None]
+    recall: list[float | None]
 
 
 def evaluate_tasks(trainer, heads: Sequence[nn.Linear] = ()) -> Evaluation:
@@ -70,17 +73,19 @@ def evaluate_tasks(trainer, heads: Sequence[nn.Linear] = ()) -> Evaluation:
     """
     tasks = trainer.model.config.tasks
     seen = trainer.stream[: len(tasks)]
-    columns, confusion = [], []
+    columns, confusion, recall = [], [], []
     for task in trainer.with_bar(seen, len(seen), seen[-1], "evaluation"):
         if task.test is None:
             columns.append([None] * (1 + len(heads)))
             confusion.append(None)
+            recall += [None] * len(task.class_ids)
             continue
         images = trainer.decoded(task.test)
         predicted = trainer.predict(images, heads).view(1 + len(heads), len(images))
         columns.append((predicted == images.labels).double().mean(dim=1).tolist())
         confusion.append(confusion_row(predicted[0], tasks))
-    return Evaluation([list(row) for row in zip(*columns, strict=True)], confusion)
+        recall += recall_of_classes(predicted[0], images.labels, task.class_ids)
+    return Evaluation([list(row) for row in zip(*columns, strict=True)], confusion, recall)
 
 
 def overall_accuracy(accuracies: list[float | None], counts: list[int]) -> dict[str, float | None]:

@@ -14,6 +14,7 @@ from .configuration_smope import SMoPEConfig
 from .modeling_incremental import IncrementalClassifier
 from .modeling_outputs import SMoPEImageClassifierOutput
 from .prefix_experts import PrefixExperts
+from .random_routing import RandomExperts
 
 
 class SMoPEForImageClassification(IncrementalClassifier):
@@ -34,9 +35,10 @@ class SMoPEForImageClassification(IncrementalClassifier):
     def __init__(self, config: SMoPEConfig, backbone: PreTrainedModel | None = None):
         super().__init__(config, backbone)
         heads, head_dim = head_shape(config.backbone_config)
+        shape = (heads, head_dim, config.num_experts, config.top_k, config.noise_epsilon, config.routing)
+        at_random = config.routing == "random"
         self.prefix_experts = nn.ModuleList(
-            PrefixExperts(heads, head_dim, config.num_experts, config.top_k, config.noise_epsilon, config.routing)
-            for _ in config.prompt_layers
+            RandomExperts(layer, *shape) if at_random else PrefixExperts(*shape) for layer in config.prompt_layers
         )
         for layer, experts in zip(config.prompt_layers, self.prefix_experts, strict=True):
             self.bind(layer, experts)

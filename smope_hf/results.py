@@ -8,6 +8,7 @@ import numpy as np
 from rich.console import Console
 
 from .accuracy_matrix import AccuracyMatrix
+from .class_recall import THIRDS
 from .files import write_json
 from .metrics import metrics_where_measured
 from .model_card import method_name
@@ -36,7 +37,8 @@ def write_results(
         matrix: accuracy matrix of the method.
         test_counts: test images of each task.
         manifest: of the task stream.
-        details: what else belongs into metrics.json: the name of the `method`, settings, seconds, versions.
+        details: what else belongs into metrics.json: the `metrics` and the name of the `method`, recall of each
+            class, settings, seconds, versions.
         yardsticks: accuracy matrices of other methods on the same tasks, by name.
         report: write report.html too, last of all.
 
@@ -50,7 +52,7 @@ def write_results(
     }
     others = (yardsticks or {}).items()
     content = {
-        "metrics": metrics_where_measured(matrix, test_counts),
+        "metrics": details["metrics"],
         "yardsticks": {name: metrics_where_measured(rows, test_counts) for name, rows in others},
         "yardstick_matrices": {name: rows.to_json() for name, rows in others},
         "protocol_hash": manifest["protocol_hash"],
@@ -74,6 +76,8 @@ def run_details(trainer, test_counts: list[int]) -> dict:
         "other_alignments": trainer.others.results(test_counts),
         "test_counts": test_counts,
         "task_confusion": state.task_confusion,
+        "recall_by_class": trainer.evaluation.recall,
+        "training_images_by_class": state.statistics.count.tolist(),
         "seconds_by_task": state.seconds,
         "continued_from": state.continued_from,
         "num_processes": trainer.accelerator.num_processes,
@@ -113,3 +117,7 @@ def print_results(console: Console, matrix: AccuracyMatrix, content: Mapping):
     names = {"ncm": "NCM on frozen features", "lda": "LDA on frozen features", "linear": "linear head, task by task"}
     others = {names.get(name, name): metrics for name, metrics in content["yardsticks"].items()}
     console.print(metrics_table({content["method"]: content["metrics"], **others}))
+    thirds = [content["metrics"].get(name) for name in THIRDS]
+    if None not in thirds:
+        shown = ", ".join(f"{100 * value:.1f}" for value in thirds)
+        console.print(f"recall of classes with many, medium, few training images: {shown}")

@@ -60,7 +60,10 @@ class ModelArguments(CheckedArguments):
     noise_epsilon: float = field(default=0.4, metadata={"help": "Adaptive noise on frequently used experts, 0 to 1."})
     router_loss_coef: float = field(default=1e-5, metadata={"help": "Weight of the router loss."})
     prototype_loss_coef: float = field(default=1e-5, metadata={"help": "Weight of the prototype loss."})
-    routing: str = field(default="masked", metadata={"choices": ["masked", "unmasked"], "help": "In evaluation."})
+    routing: str = field(
+        default="masked",
+        metadata={"choices": ["masked", "unmasked", "random"], "help": "In evaluation; random: never by the keys."},
+    )
     pooling: str | None = field(default=None, metadata={"help": "cls or mean; default what the backbone has."})
     attn_implementation: str = field(
         default="sdpa", metadata={"choices": ["sdpa", "eager"], "help": "Fused or plain."}
@@ -94,6 +97,9 @@ class DataArguments(CheckedArguments):
     )
     max_train_samples_per_class: int | None = field(default=None, metadata={"help": "Train on so many at most."})
     max_test_samples_per_class: int | None = field(default=None, metadata={"help": "Test on so many at most."})
+    imbalance_factor: float = field(
+        default=1.0, metadata={"help": "Long-tailed training images: the largest class's over the rarest's."}
+    )
     joint: bool = field(default=False, metadata={"help": "All tasks at once: the upper bound of a comparison."})
     yardsticks: bool = field(default=False, metadata={"help": "Also measure NCM, LDA and a linear head, all frozen."})
     record_routing: bool = field(
@@ -224,6 +230,7 @@ def load_stream(data: DataArguments):
         evaluate_on=data.evaluate_on,
         max_train_samples_per_class=data.max_train_samples_per_class,
         max_test_samples_per_class=data.max_test_samples_per_class,
+        imbalance_factor=data.imbalance_factor,
     )
     return JointStream(stream) if data.joint else stream
 

@@ -118,7 +118,7 @@ ROUTING_FIELDS = {
     "num_experts": (is_count, "an integer from 0"),
     "top_k": (is_count, "an integer from 0"),
     "noise_epsilon": (is_fraction, "a number in [0, 1]"),
-    "routing": (lambda value: value in ("masked", "unmasked"), "masked or unmasked"),
+    "routing": (lambda value: value in ("masked", "unmasked", "random"), "masked, unmasked or random"),
     "images_by_task": (lambda value: is_list_of(value, is_count), "an integer from 0 for each task"),
     "dead_share": (is_fraction, "a number in [0, 1]"),
     "frequently_used_share": (is_fraction, "a number in [0, 1]"),

@@ -1,11 +1,12 @@
 """Which classes make up a task, and which rows train, validate and test it."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from .imbalance import check_factor, long_tailed
 from .task_data import Classes
 
 
@@ -92,6 +93,7 @@ class RowSampler:
     test_fraction: float
     max_train_samples_per_class: int | None
     max_test_samples_per_class: int | None
+    imbalance_factor: float = 1.0
 
     def __post_init__(self):
         if not isinstance(self.seed, int) or isinstance(self.seed, bool):
@@ -108,6 +110,7 @@ class RowSampler:
         for option in ("max_train_samples_per_class", "max_test_samples_per_class"):
             if getattr(self, option) is not None:
                 _check_count(option, getattr(self, option))
+        check_factor(self.imbalance_factor)
 
     def divide(
         self, class_name: str, train_rows: np.ndarray, test_rows: np.ndarray | None
@@ -128,11 +131,30 @@ class RowSampler:
             remaining = np.setdiff1d(remaining, test_rows)
         validation_rows = self._share(remaining, self.validation_fraction, "validation", class_name)
         kept = np.setdiff1d(remaining, validation_rows)
+        training = self._limited(train_rows, kept, self.max_train_samples_per_class, class_name)
+        testing = self._shuffled(test_rows, "test limit", class_name)[: self.max_test_samples_per_class]
+        return training, validation_rows, np.sort(testing)
+
+    def thin_out(
+        self, train_rows: Mapping[str, np.ndarray], training: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """Rows that are left for training under `imbalance_factor`.
+
+        Args:
+            train_rows: all rows of each class in the training split, by class name.
+            training: those of them that `divide` chose for training.
+
+        Returns:
+            The rows of each class, ascending. A larger factor selects some of the rows that a smaller one does.
+        """
+        sizes = {name: len(rows) for name, rows in training.items()}
+        limits = long_tailed(sizes, self.imbalance_factor, self.seed)
+        return {name: self._limited(train_rows[name], rows, limits[name], name) for name, rows in training.items()}
+
+    def _limited(self, train_rows: np.ndarray, kept: np.ndarray, limit: int | None, class_name: str) -> np.ndarray:
         # Shuffling all rows first keeps this choice as it is, as far as possible, when a share changes.
         order = self._shuffled(train_rows, "train limit", class_name)
-        training = order[np.isin(order, kept)][: self.max_train_samples_per_class]
-        testing = self._shuffled(test_rows, "test limit", class_name)[: self.max_test_samples_per_class]
-        return np.sort(training), validation_rows, np.sort(testing)
+        return np.sort(order[np.isin(order, kept)][:limit])
 
     def _share(self, rows: np.ndarray, fraction: float, purpose: str, class_name: str) -> np.ndarray:
         if fraction == 0 or len(rows) < 2:

@@ -42,6 +42,9 @@ class TaskStream(Sequence[Task]):
         max_train_samples_per_class: Use at most so many training images of each class, after the shares are set
             aside; a smaller number selects some of the images that a larger one does. Default: all.
         max_test_samples_per_class: The same for test images. Default: all.
+        imbalance_factor: Long-tailed training images: their number falls exponentially over the classes, in an order
+            drawn from the seed, from that of the largest class to 1 / `imbalance_factor` of it; see
+            `smope_hf.imbalance.long_tailed`. Test images stay as they are. Default 1: no imbalance.
         allow_no_test: Accept a data set with no split to test on and `test_fraction=0`: each task's `test` is None.
             A whole run needs test images; adding classes to a model does not. Default False.
         name: Name of the data set in reports. Default "dataset"; `load` takes it from the source.
@@ -68,6 +71,7 @@ class TaskStream(Sequence[Task]):
         test_fraction: float = 0.0,
         max_train_samples_per_class: int | None = None,
         max_test_samples_per_class: int | None = None,
+        imbalance_factor: float = 1.0,
         allow_no_test: bool = False,
         name: str | None = None,
     ):
@@ -76,9 +80,8 @@ class TaskStream(Sequence[Task]):
                 f"a datasets.DatasetDict is needed, not {type(dataset).__name__}; one split alone can be given as "
                 'datasets.DatasetDict({"train": dataset}), a streamed data set must be downloaded first'
             )
-        sampler = RowSampler(
-            seed, validation_fraction, test_fraction, max_train_samples_per_class, max_test_samples_per_class
-        )
+        limits = (max_train_samples_per_class, max_test_samples_per_class)
+        sampler = RowSampler(seed, validation_fraction, test_fraction, *limits, imbalance_factor)
         if evaluate_on not in ("test", "validation") or (evaluate_on == "validation" and validation_fraction == 0):
             raise ValueError(
                 f"evaluate_on={evaluate_on!r} with validation_fraction={validation_fraction!r} is not allowed. "
@@ -198,11 +201,17 @@ class TaskStream(Sequence[Task]):
         test_rows = [None] * len(classes.names)
         if self.test_split is not None:
             test_rows = _rows_by_class(classes, self.test_split)
+        places = {classes.names[position]: position for group in groups for position in group}
+        divided = {name: sampler.divide(name, train_rows[p], test_rows[p]) for name, p in places.items()}
+        if sampler.imbalance_factor > 1:
+            everything = {name: train_rows[position] for name, position in places.items()}
+            thinned = sampler.thin_out(everything, {name: rows[0] for name, rows in divided.items()})
+            divided = {name: (thinned[name], *rows[1:]) for name, rows in divided.items()}
         tasks: list[Task] = []
         first_id = 0
         for index, group in enumerate(groups):
             names = tuple(classes.names[position] for position in group)
-            rows = [sampler.divide(name, train_rows[p], test_rows[p]) for name, p in zip(names, group)]
+            rows = [divided[name] for name in names]
             self._check_rows(index, names, rows, sampler)
             train, validation, test = (
                 _select(dataset[source], source, purpose, first_id, self.image_column)

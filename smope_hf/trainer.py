@@ -18,9 +18,10 @@ from .accuracy_matrix import AccuracyMatrix
 from .alignment import ClassStatistics, align_classifier
 from .augmentation import BatchAugmentation, Normalization, as_trained, processed_size
 from .callbacks import ContinualCallback
+from .class_recall import recall_by_frequency
 from .compiled_backbone import CompiledBackbone
 from .continued_stream import ContinuedStream
-from .evaluation import evaluate_tasks, overall_accuracy, predict
+from .evaluation import Evaluation, evaluate_tasks, overall_accuracy, predict
 from .image_store import DecodedImages, ImageStore
 from .metrics import metrics_where_measured
 from .modeling_incremental import IncrementalClassifier
@@ -97,6 +98,7 @@ class ContinualTrainer(PushesToHub):
         where = args.image_cache_dir or args.output_dir
         self._images = ImageStore(self.image_processor, size, args.image_cache_gib * 2**30, where)
         self.compiled = CompiledBackbone()
+        self.evaluation: Evaluation | None = None  # the last one
         self.logged_steps = 0
 
     @classmethod
@@ -121,7 +123,7 @@ class ContinualTrainer(PushesToHub):
         manifest = self.stream.manifest()
         self._prepare_output(manifest)
         if self.args.report_to != "none":
-            self.accelerator.init_trackers("smope", config=_flat(self.args.recipe()))
+            self.accelerator.init_trackers("smope", config=self.args.flat_recipe())
         for task in self.stream[len(self.model.config.tasks) :]:
             self._learn(task, manifest)
         content = self._finish(manifest)
@@ -149,9 +151,9 @@ class ContinualTrainer(PushesToHub):
             self._align(task)
         self._images.release(task.train)
         with self._timed(seconds, "evaluation"):
-            evaluation = evaluate_tasks(self, list(self.others.heads.values()))
-            own, *others = evaluation.accuracies
-            self.state.task_confusion = evaluation.confusion
+            self.evaluation = evaluate_tasks(self, list(self.others.heads.values()))
+            own, *others = self.evaluation.accuracies
+            self.state.task_confusion = self.evaluation.confusion
             self.state.matrix.add_row(own, partial=self.num_known > 0)
             self.others.add_rows(others)
         if self.args.save_checkpoints:
@@ -182,7 +184,12 @@ class ContinualTrainer(PushesToHub):
             align_classifier(head, statistics, task.class_ids.start, self.args, generator)
 
     def _finish(self, manifest: dict) -> dict:
-        content = {"metrics": metrics_where_measured(self.state.matrix, self._test_counts())}
+        metrics = metrics_where_measured(self.state.matrix, self._test_counts())
+        if self.evaluation is None:  # resumed behind the last task
+            self.evaluation = evaluate_tasks(self)
+        if manifest["options"].get("imbalance_factor", 1) > 1:
+            metrics |= recall_by_frequency(self.evaluation.recall, self.state.statistics.count.tolist())
+        content = {"metrics": metrics}
         if self.accelerator.is_main_process:
             if self.num_known:
                 keep_results(self.args.output_dir, self.num_known)
@@ -191,7 +198,7 @@ class ContinualTrainer(PushesToHub):
                 self.state.matrix,
                 self._test_counts(),
                 manifest,
-                run_details(self, self._test_counts()),
+                {"metrics": metrics, **run_details(self, self._test_counts())},
                 self.yardsticks,
                 self.args.report,
             )
@@ -308,10 +315,3 @@ class ContinualTrainer(PushesToHub):
             yield item
             bar.update()
         bar.close()
-
-
-def _flat(recipe: dict) -> dict:
-    """Settings as trackers take them."""
-    return {
-        name: value if isinstance(value, (int, float, str, bool)) else str(value) for name, value in recipe.items()
-    }

@@ -186,3 +186,8 @@ class ContinualTrainingArguments:
             "hub_license",
         }  # fmt: skip
         return {name: value for name, value in asdict(self).items() if name not in elsewhere}
+
+    def flat_recipe(self) -> dict:
+        """`recipe()` as trackers take it: numbers and text."""
+        flat = (int, float, str, bool)
+        return {name: value if isinstance(value, flat) else str(value) for name, value in self.recipe().items()}

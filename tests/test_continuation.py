@@ -127,6 +127,8 @@ def test_without_old_test_images_nothing_is_claimed_about_old_classes(whole, tmp
     row = content["accuracy_matrix"][-1]
     assert row[:2] == [None, None] and row[2] == whole.state.matrix.as_array()[2, 2]
     assert content["metrics"]["final_average_accuracy"] is None and content["metrics"]["forgetting"] is None
+    assert content["recall_by_class"][:4] == [None] * 4 and None not in content["recall_by_class"][4:]
+    assert content["training_images_by_class"] == [9] * 6  # the old classes' from their statistics
     assert "n/a" in (tmp_path / "task-03" / "README.md").read_text()
     assert_same_tensors(tmp_path / "task-03", folder_of(whole, 3))
     assert not (tmp_path / "plots" / "average_accuracy.png").exists()

@@ -62,4 +62,5 @@ def test_the_same_weights_and_statistics_up_to_rounding(pair):
 def test_the_same_accuracies(pair):
     one, two = (read(folder, "metrics.json") for folder in pair)
     assert one["accuracy_matrix"] == two["accuracy_matrix"]
+    assert one["recall_by_class"] == two["recall_by_class"]
     assert (one["num_processes"], two["num_processes"]) == (1, 2)

@@ -27,6 +27,7 @@ ABLATIONS = {
     "no-sparsity": {"method": (None, "one-prompt")},
     "no-alignment": {"alignment": (None, "none")},
     "unmasked-routing": {"routing": (None, "unmasked")},
+    "random-routing": {"routing": (None, "random")},
 }
 # design.md, step 10: tasks, epsilon, weights of router and prototype loss, learning rate, batch, schedule
 PUBLISHED = {
