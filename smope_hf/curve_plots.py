@@ -15,7 +15,7 @@ from .accuracy_matrix import AccuracyMatrix
 from .metrics import average_accuracies, forgetting_over_tasks
 from .plot_style import FONT, LIGHT, name_axes, new_figure, save, task_ticks
 
-_MARKERS = "osD^vPX"
+MARKERS = "osD^vPX"
 _DASHES = ("-", "--", ":", "-.")
 
 
@@ -49,7 +49,7 @@ def _spread(targets: np.ndarray, heights: np.ndarray, low: float, high: float) -
     return centres
 
 
-def _label_line_ends(axes: Axes, ends: Sequence[tuple[str, float, float, str]], theme: Mapping) -> None:
+def label_line_ends(axes: Axes, ends: Sequence[tuple[str, float, float, str]], theme: Mapping) -> None:
     """Write each line's name and last value beside the axes, tied to its end (x, y), without overlap."""
     labels = []
     for name, x, y, colour in ends:
@@ -153,7 +153,7 @@ def _draw_curves(curves: Mapping[str, np.ndarray], first: int, what: str, title:
     for index, (name, values) in enumerate(curves.items()):
         turn, place = divmod(index, len(theme["lines"]))
         colour, tasks, mean = theme["lines"][place], np.arange(values.shape[1]) + first, values.mean(axis=0)
-        marker = _MARKERS[place % len(_MARKERS)] if last <= 20 else ""
+        marker = MARKERS[place % len(MARKERS)] if last <= 20 else ""
         axes.plot(tasks, mean, color=colour, marker=marker, markersize=4, linewidth=1.6, linestyle=_DASHES[turn % 4])
         if len(values) > 1 and len(tasks) == 1:  # a band has no width there
             axes.vlines(tasks, values.min(), values.max(), color=colour, alpha=0.5, linewidth=4)
@@ -173,5 +173,5 @@ def _draw_curves(curves: Mapping[str, np.ndarray], first: int, what: str, title:
     axes.spines[["top", "right"]].set_visible(False)
     band = any(len(values) > 1 for values in curves.values())
     name_axes(axes, theme, title, "Tasks learned" + (" (band: range over seeds)" if band else ""), what)
-    _label_line_ends(axes, ends, theme)
+    label_line_ends(axes, ends, theme)
     return figure

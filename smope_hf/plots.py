@@ -3,6 +3,7 @@
 from .accuracy_plots import plot_accuracy_matrix, plot_task_confusion
 from .cost_plots import plot_costs, read_costs
 from .curve_plots import plot_average_accuracy, plot_forgetting
+from .efficiency_plots import plot_sample_efficiency
 from .plot_style import DARK, LIGHT
 from .routing_plots import plot_balance, plot_survival, plot_task_overlap
 from .usage_plots import plot_expert_usage
@@ -16,6 +17,7 @@ __all__ = [
     "plot_costs",
     "plot_expert_usage",
     "plot_forgetting",
+    "plot_sample_efficiency",
     "plot_survival",
     "plot_task_confusion",
     "plot_task_overlap",
