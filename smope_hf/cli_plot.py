@@ -22,7 +22,8 @@ def plot(
 ):
     """Draw accuracy matrix, average accuracy and usage of experts.
 
-    Where the run holds routing_patterns.json, also balance, overlap and survival of its routing.
+    Where its routing was recorded (smope train --record-routing), also balance, overlap and survival of the
+    routing, and its balance over the steps of training.
 
     Of several runs, their average accuracies in one picture.
 
@@ -82,7 +83,7 @@ def draw_run(run: Path, output: Path, suffix: str, theme: dict, every_task: bool
     for task in tasks:
         paths.append(output / f"expert_usage{f'-task-{task + 1:02d}' if every_task else ''}.{suffix}")
         draw_usage(folders, task, paths[-1], theme)
-    return paths + draw_patterns(run, output, suffix, theme)
+    return paths + draw_patterns(run, output, suffix, theme) + draw_training(run, output, suffix, theme)
 
 
 def _method(run: Path) -> str:
@@ -109,6 +110,23 @@ def draw_patterns(run: Path, output: Path, suffix: str, theme: dict) -> list[Pat
         paths.append(output / f"routing_survival.{suffix}")
         plot_survival(survival, paths[-1], chance=record["chance_survival"], theme=theme)
     return paths
+
+
+def draw_training(run: Path, output: Path, suffix: str, theme: dict) -> list[Path]:
+    """What a `TrainingRoutingRecorder` recorded: balance over the steps of training; else nothing."""
+    from .routing_plots import plot_training_balance
+    from .training_routing_record import TRAINING_FILE, balance_in_training, load_training_record
+
+    if not (run / TRAINING_FILE).is_file():
+        return []
+    record = load_training_record(run)
+    found = balance_in_training(record)
+    path = output / f"routing_training.{suffix}"
+    starts = [entry["first_step"] for entry in record["tasks"]]
+    plot_training_balance(
+        found.steps, found.entropy, found.dead_share, path, task_starts=starts, layers=record["layers"], theme=theme
+    )
+    return [path]
 
 
 def draw_usage(folders: list[Path], task: int, path: Path, theme: dict):

@@ -131,6 +131,7 @@ class ContinualTrainer(PushesToHub):
         images = self.decoded(task.train)
         with self._timed(seconds, "training"):
             self._train_on(task, images)
+        self.notify("on_training_end", task)
         with self._timed(seconds, "statistics"):
             self._take_statistics(task, images)
         with self._timed(seconds, "alignment"):
