@@ -7,11 +7,22 @@ class ContinualCallback:
     `trainer.accelerator.is_main_process` tells who should write or print.
     """
 
+    wants_routing = False  # whether `on_forward` needs the selected experts; for models that have some
+
     def on_task_begin(self, trainer, task):
         """Before a task's classes are added to the model."""
 
+    def on_forward(self, trainer, task, output, counts: bool):
+        """After every forward pass of training, with its output and whether its images count.
+
+        They do not where this process has no share of a small batch, and computes an image of another's in its place.
+        """
+
     def on_log(self, trainer, task, losses: dict[str, float]):
         """Every `logging_steps` steps, with the mean losses since the last time."""
+
+    def on_training_end(self, trainer, task):
+        """After the last step of a task, before its statistics are taken and it is saved."""
 
     def on_task_end(self, trainer, task):
         """After a task was learned, evaluated and saved."""

@@ -26,6 +26,9 @@ def plot(
     Of several runs, average accuracy and forgetting in one picture each; runs
     that differ in their seed alone are one line with a band.
 
+    Where its routing was recorded (smope train --record-routing), also what is left of old tasks'
+    routing, and its balance over the steps of training.
+
     Of the folder of examples/benchmark.py, methods against their costs.
 
     \b

@@ -5,7 +5,7 @@ from .cost_plots import plot_costs, read_costs
 from .curve_plots import plot_average_accuracy, plot_forgetting
 from .efficiency_plots import plot_sample_efficiency
 from .plot_style import DARK, LIGHT
-from .routing_plots import plot_balance, plot_survival, plot_task_overlap
+from .routing_plots import plot_balance, plot_survival, plot_task_overlap, plot_training_balance
 from .usage_plots import plot_expert_usage
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "plot_survival",
     "plot_task_confusion",
     "plot_task_overlap",
+    "plot_training_balance",
     "read_costs",
 ]

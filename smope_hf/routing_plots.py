@@ -4,10 +4,9 @@ import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm, ListedColormap, to_rgb
+from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike
@@ -108,6 +107,8 @@ def plot_balance(
 ) -> Figure:
     """Draw over the tasks learned how even each layer's usage is, and the share of experts never selected.
 
+    A line for each layer; of more layers than the theme has colours for, a row for each in a heat map.
+
     Args:
         entropy: normalised entropy of the usage counts after each task, (T, L), in [0, 1]; 1 for even use.
         dead_share: share of the layer's experts never selected up to then, (T, L), in [0, 1].
@@ -125,31 +126,87 @@ def plot_balance(
 
     Source: [`smope_hf.routing_patterns.balance`].
     """
+    entropy, dead_share, names = _check_balance(entropy, dead_share, layers, "tasks")
+    tasks = np.arange(len(entropy)) + 1
+    figure, upper, lower = _balance_panels(tasks, entropy, dead_share, names, theme, "Experts never selected")
+    if len(names) <= len(theme["lines"]):
+        lower.set_xlim(1 - 0.03 * len(tasks), 1.03 * len(tasks))
+    lower.set_xticks(task_ticks(len(tasks), most=12))
+    _finish_balance(figure, upper, lower, theme, title, "Tasks learned")
+    save(figure, path, dpi)
+    return figure
+
+
+def plot_training_balance(
+    steps: ArrayLike,
+    entropy: ArrayLike,
+    dead_share: ArrayLike,
+    path: str | os.PathLike,
+    *,
+    task_starts: Sequence[int] = (),
+    layers: Sequence[int] | None = None,
+    title: str | None = None,
+    dpi: int = 200,
+    theme: Mapping = LIGHT,
+) -> Figure:
+    """Draw over the steps of training how evenly each layer selects, and the share of experts that it does not select.
+
+    Args:
+        steps: step of each reading, (R,), rising.
+        entropy: normalised entropy of the selections since the reading before, (R, L), in [0, 1]; 1 for even use.
+        dead_share: share of the layer's experts not selected since then, (R, L), in [0, 1].
+        path: file to write, .png or .svg; it appears whole or not at all.
+        task_starts: last step before each task, rising; a line marks where a task begins. Default: none.
+        layers: the backbone's number of each prompt layer. Default: 0, 1, 2, ...
+        title: line above the axes. Default: none.
+        dpi: pixels per inch of a figure 6 inches wide. Default: 200, 1200 pixels.
+        theme: colours. Default: `LIGHT`.
+
+    Returns:
+        The figure, for a notebook.
+
+    Raises:
+        ValueError: unequal or empty shapes, steps that do not rise, values outside [0, 1], another number of layers,
+            or another suffix.
+
+    Source: [`smope_hf.training_routing.TrainingRoutingRecorder`].
+    """
+    entropy, dead_share, names = _check_balance(entropy, dead_share, layers, "readings")
+    steps, starts = np.asarray(steps, dtype=np.float64), np.asarray(task_starts, dtype=np.float64)
+    if steps.shape != (len(entropy),) or (np.diff(steps) <= 0).any() or (np.diff(starts) <= 0).any():
+        raise ValueError(
+            f"steps has shape {steps.shape} for {len(entropy)} readings, and task_starts {starts.shape}. Allowed: one "
+            "rising step for each reading, and rising starts."
+        )
+    breaks = np.flatnonzero(np.diff(np.searchsorted(starts, steps))) + 1  # readings that are a task's first
+    figure, upper, lower = _balance_panels(steps, entropy, dead_share, names, theme, "Experts not selected", breaks)
+    for axes in (upper, lower):
+        for start in starts[starts > 0]:
+            axes.axvline(start, color=theme["marked" if axes.collections else "text"], linewidth=0.8, linestyle="--")
+    low, high = min([*starts, steps[0]]), steps[-1]
+    lower.set_xlim(low - 0.02 * (high - low), high + max(0.02 * (high - low), 0.5))
+    lower.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10], integer=True))
+    text = "Training step (dashed: a task begins)" if (starts > 0).any() else "Training step"
+    _finish_balance(figure, upper, lower, theme, title, text)
+    save(figure, path, dpi)
+    return figure
+
+
+def _check_balance(
+    entropy: ArrayLike, dead_share: ArrayLike, layers: Sequence[int] | None, rows: str
+) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """The two as arrays, and the numbers of the layers."""
     entropy, dead_share = (np.asarray(values, dtype=np.float64) for values in (entropy, dead_share))
     if entropy.ndim != 2 or entropy.size == 0 or entropy.shape != dead_share.shape:
         raise ValueError(
-            f"entropy has shape {entropy.shape} and dead_share {dead_share.shape}: give both as (tasks, layers)"
+            f"entropy has shape {entropy.shape} and dead_share {dead_share.shape}: give both as ({rows}, layers)"
         )
     _check_fractions("entropy", entropy)
     _check_fractions("dead_share", dead_share)
     names = list(range(entropy.shape[1]) if layers is None else layers)
     if len(names) != entropy.shape[1]:
         raise ValueError(f"layers has {len(names)} numbers for {entropy.shape[1]} prompt layers")
-    figure, upper = new_figure(5.2, theme)
-    grid = figure.add_gridspec(2, 1)
-    upper.set_subplotspec(grid[0])
-    lower = figure.add_subplot(grid[1], facecolor=theme["background"])
-    lower.tick_params(colors=theme["axis"], labelcolor=theme["text"], labelsize=FONT, length=3)
-    lower.spines[["left", "bottom"]].set(color=theme["axis"], linewidth=0.8)
-    colours = _layer_colours(len(names), theme)
-    for axes, values in ((upper, 100 * entropy), (lower, 100 * dead_share)):
-        _layer_lines(axes, values, colours, theme)
-    upper.set_xticks(upper.get_xticks(), [""] * len(upper.get_xticks()))  # the lower axes name them
-    name_axes(upper, theme, title, "", "Entropy of usage\n(even use: 100%)")
-    name_axes(lower, theme, None, "Tasks learned", "Experts never selected")
-    _layer_scale(figure, (upper, lower), colours, names, theme)
-    save(figure, path, dpi)
-    return figure
+    return entropy, dead_share, names
 
 
 def _square(name: str, values: np.ndarray) -> np.ndarray:
@@ -173,26 +230,54 @@ def _heat_map(percent: np.ndarray, theme: Mapping) -> tuple[Figure, Axes, object
     return map_of_tasks(percent, theme, *rounded_range(measured))
 
 
-def _layer_colours(count: int, theme: Mapping) -> list:
-    """One colour for each layer: the theme's where they suffice, or else the map's in the order of depth."""
-    if count <= len(theme["lines"]):
-        return list(theme["lines"][:count])
-    bright = sum(to_rgb(theme["background"])) > 1.5
-    ends = (0.0, 0.85) if bright else (0.3, 1.0)  # not the end that is too near the background
-    return [colormaps[theme["map"]](place) for place in np.linspace(*ends, count)]
+def _balance_panels(
+    x: np.ndarray,
+    entropy: np.ndarray,
+    dead_share: np.ndarray,
+    names: list[int],
+    theme: Mapping,
+    unused: str,
+    breaks: Sequence[int] = (),
+) -> tuple[Figure, Axes, Axes]:
+    """Two panels over one x axis: a line for each layer, or, where lines would be too many, a row of a heat map.
+
+    `breaks` are the readings that are not joined to the one before.
+    """
+    lines = len(names) <= len(theme["lines"])
+    figure, upper = new_figure(5.2 if lines else 6.4, theme)
+    grid = figure.add_gridspec(2, 1)
+    upper.set_subplotspec(grid[0])
+    lower = figure.add_subplot(grid[1], facecolor=theme["background"])
+    lower.tick_params(colors=theme["axis"], labelcolor=theme["text"], labelsize=FONT, length=3)
+    lower.spines[:].set(color=theme["axis"], linewidth=0.8)
+    texts = ("Entropy of usage\n(even use: 100%)", unused)
+    for axes, values, text in zip((upper, lower), (100 * entropy, 100 * dead_share), texts, strict=True):
+        if lines:
+            _layer_lines(axes, x, values, theme, breaks)
+            name_axes(axes, theme, None, "", text)
+        else:
+            image = _layer_rows(axes, x, values, names, theme, breaks)
+            name_axes(axes, theme, None, "", "Prompt layer")
+            add_colorbar(axes, image, theme, text)
+    if lines:
+        _layer_scale(figure, (upper, lower), names, theme)
+    return figure, upper, lower
 
 
-def _layer_lines(axes: Axes, percent: np.ndarray, colours: list, theme: Mapping):
-    num_tasks = len(percent)
-    tasks = np.arange(num_tasks) + 1
-    few = len(colours) <= len(theme["lines"])
-    marker, width = ("o" if few and num_tasks <= 20 else ""), (1.6 if few else 1.0)
-    for values, colour in zip(percent.T, colours, strict=True):
-        axes.plot(tasks, values, color=colour, linewidth=width, marker=marker, markersize=4)
+def _finish_balance(figure: Figure, upper: Axes, lower: Axes, theme: Mapping, title: str | None, x: str):
+    upper.set_xticks(lower.get_xticks(), [""] * len(lower.get_xticks()))  # the lower axes name them
+    upper.set_xlim(lower.get_xlim())  # ticks beyond it have widened it
+    name_axes(upper, theme, title, "", upper.get_ylabel())
+    name_axes(lower, theme, None, x, lower.get_ylabel())
+
+
+def _layer_lines(axes: Axes, x: np.ndarray, percent: np.ndarray, theme: Mapping, breaks: Sequence[int]):
+    place, height = np.insert(x.astype(np.float64), breaks, np.nan), np.insert(percent, breaks, np.nan, axis=0)
+    marker = "o" if len(x) <= 20 else ""
+    for values, colour in zip(height.T, theme["lines"]):
+        axes.plot(place, values, color=colour, linewidth=1.6, marker=marker, markersize=4)
     margin = max(0.08 * np.ptp(percent), 2.0)
     axes.set_ylim(max(percent.min() - margin, -3), min(percent.max() + margin, 103))
-    axes.set_xlim(1 - 0.03 * num_tasks, 1.03 * num_tasks)
-    axes.set_xticks(task_ticks(num_tasks, most=12))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
     axes.grid(axis="y", color=theme["grid"], linewidth=0.8)
@@ -200,13 +285,41 @@ def _layer_lines(axes: Axes, percent: np.ndarray, colours: list, theme: Mapping)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _layer_scale(figure: Figure, axes: Sequence[Axes], colours: list, names: list[int], theme: Mapping):
+def _layer_rows(
+    axes: Axes, x: np.ndarray, percent: np.ndarray, names: list[int], theme: Mapping, breaks: Sequence[int]
+):
+    """A heat map with the first layer on top; a column's place is x, its width the usual distance."""
+    whole = np.issubdtype(x.dtype, np.integer)
+    width = float(np.median(np.diff(x))) if len(x) > 1 else 1.0
+    right = x + 0.5 if whole else x  # a task is around its number, a reading ends at its step
+    left = np.maximum(right - width, np.concatenate([[-np.inf], right[:-1]]))
+    joined = np.ones(len(x), dtype=bool)
+    joined[list(breaks)] = False
+    left[1:] = np.where(joined[1:], right[:-1], left[1:])
+    edges, columns = [left[0]], []
+    for start, end, values in zip(left, right, percent, strict=True):
+        if start > edges[-1]:  # nothing was read in between
+            edges.append(start)
+            columns.append(np.full(len(names), np.nan))
+        edges.append(end)
+        columns.append(values)
+    axes.set_facecolor(theme["empty"])
+    cells = np.ma.masked_invalid(np.transpose(columns))
+    rows = np.arange(len(names) + 1) - 0.5
+    top = max(percent.max(), percent.min() + 1)
+    image = axes.pcolormesh(edges, rows, cells, cmap=theme["map"], vmin=percent.min(), vmax=top)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    step = -(-len(names) // 12)
+    axes.set_yticks(range(0, len(names), step), [str(name) for name in names[::step]])
+    return image
+
+
+def _layer_scale(figure: Figure, axes: Sequence[Axes], names: list[int], theme: Mapping):
     """Say which colour is which layer."""
     edges = np.arange(len(names) + 1) - 0.5
-    scale = ScalarMappable(BoundaryNorm(edges, len(names)), ListedColormap(colours))
+    scale = ScalarMappable(BoundaryNorm(edges, len(names)), ListedColormap(theme["lines"][: len(names)]))
     bar = figure.colorbar(scale, ax=list(axes), fraction=0.05, pad=0.02, aspect=30)
-    step = -(-len(names) // 24)
-    bar.set_ticks(list(range(0, len(names), step)), labels=[str(name) for name in names[::step]])
+    bar.set_ticks(list(range(len(names))), labels=[str(name) for name in names])
     bar.ax.minorticks_off()
     bar.ax.tick_params(colors=theme["axis"], labelcolor=theme["text"], labelsize=FONT, length=0)
     bar.set_label("Prompt layer", fontsize=FONT, color=theme["text"])

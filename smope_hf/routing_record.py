@@ -21,7 +21,7 @@ def load_patterns(run: Path) -> dict:
     """
     file = Path(run) / PATTERNS_FILE
     content = read_json(file)
-    check = _Checker(file)
+    check = Checker(file)
     version = content.get("format_version")
     check("format_version", version, is_count(version) and 1 <= version <= FORMAT_VERSION, f"1 to {FORMAT_VERSION}")
     layers, tasks = content.get("layers"), content.get("tasks")
@@ -35,7 +35,9 @@ def load_patterns(run: Path) -> dict:
     return content
 
 
-class _Checker:
+class Checker:
+    """Refuses a value of a record, naming the file, the field and what is allowed."""
+
     def __init__(self, file: Path):
         self.file = file
 
@@ -44,7 +46,7 @@ class _Checker:
             raise ValueError(f"{self.file}: {name} is {shown(value)}. Allowed: {allowed}. {ADVICE}")
 
 
-def _check_task(check: _Checker, entry: dict, index: int, layers: int):
+def _check_task(check: Checker, entry: dict, index: int, layers: int):
     where = f"tasks[{index}]"
     check(f"{where}.task", entry.get("task"), is_count(entry.get("task")) and entry["task"] == index + 1, index + 1)
     check(f"{where}.usage_sha256", entry.get("usage_sha256"), is_text(entry.get("usage_sha256")), "text")
@@ -55,19 +57,20 @@ def _check_task(check: _Checker, entry: dict, index: int, layers: int):
         for name in names:
             rows = values.get(name)
             length = index if part == "overlap" else None
-            fits = is_list_of(rows, lambda row: _fractions(row, length)) and len(rows) == layers
+            fits = is_list_of(rows, lambda row: fractions(row, length)) and len(rows) == layers
             check(f"{where}.{part}.{name}", rows, fits, f"numbers in [0, 1] for each of {layers} layers")
     marked = entry.get("frequently_used_share", 0)
-    fits = marked is None or (is_list_of(marked, lambda row: _fractions(row, None)) and len(marked) == layers)
+    fits = marked is None or (is_list_of(marked, lambda row: fractions(row, None)) and len(marked) == layers)
     check(f"{where}.frequently_used_share", marked, fits, f"numbers in [0, 1] for each of {layers} layers; or null")
     survival = entry.get("survival", 0)
     fits = survival is None or (
-        is_list_of(survival, lambda row: row is None or _fractions(row, layers)) and len(survival) == index
+        is_list_of(survival, lambda row: row is None or fractions(row, layers)) and len(survival) == index
     )
     check(f"{where}.survival", survival, fits, "numbers in [0, 1] for each layer, for each task before; or null")
 
 
-def _fractions(row, length: int | None) -> bool:
+def fractions(row, length: int | None) -> bool:
+    """Whether this is a list of so many fractions, or of some."""
     return is_list_of(row, is_fraction) and (len(row) == length if length is not None else len(row) > 0)
 
 

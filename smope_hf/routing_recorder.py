@@ -28,8 +28,7 @@ class RoutingRecorder(ContinualCallback):
     recorded that task when it was learned. `frequently_used_share`, (L, H), are the marks in force while the task was
     learned, null where nobody recorded.
 
-    Usage is counted once, at the end of a task, so there is nothing to record at the steps between: how the balance
-    changes within a task is not known.
+    Usage is counted once, at the end of a task; the steps between are for [`TrainingRoutingRecorder`].
 
     What was selected is kept in `routing_selections/` for a run that is resumed. A task that was saved but not yet
     recorded when a run was killed is recorded before the next one begins, when the model is still the same.

@@ -103,7 +103,7 @@ class DataArguments(CheckedArguments):
     joint: bool = field(default=False, metadata={"help": "All tasks at once: the upper bound of a comparison."})
     yardsticks: bool = field(default=False, metadata={"help": "Also measure NCM, LDA and a linear head, all frozen."})
     record_routing: bool = field(
-        default=False, metadata={"help": "Record after each task which experts old tasks' test images wake."}
+        default=False, metadata={"help": "Record in training and after each task which experts images wake."}
     )
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads of torch; default torch's own."})
 
@@ -276,10 +276,11 @@ def callbacks_of(data: DataArguments, model) -> list:
     if not data.record_routing:
         return []
     from .routing_recorder import RoutingRecorder
+    from .training_routing import TrainingRoutingRecorder
 
     if not model.records_usage:
         raise ValueError("record_routing needs a model with experts: --method smope or one-prompt.")
-    return [RoutingRecorder()]
+    return [RoutingRecorder(), TrainingRoutingRecorder()]
 
 
 def load_model(model_args: ModelArguments):

@@ -16,6 +16,7 @@ from .run_state import model_settings
 from .safe_json import read_json
 from .state_guard import check_present, load_routing
 from .task_manifest import check_manifest
+from .training_routing_record import TRAINING_FILE, load_training_record
 
 METRICS_FILE = "metrics.json"
 YARDSTICK_NAMES = {"ncm": "NCM", "lda": "LDA", "linear": "linear"}
@@ -139,6 +140,11 @@ class RunFolder:
     def patterns(self) -> dict | None:
         """What a `RoutingRecorder` wrote; None where there was none."""
         return load_patterns(self.path) if (self.path / PATTERNS_FILE).is_file() else None
+
+    @cached_property
+    def training_routing(self) -> dict | None:
+        """What a `TrainingRoutingRecorder` wrote; None where there was none."""
+        return load_training_record(self.path) if (self.path / TRAINING_FILE).is_file() else None
 
     @property
     def confusion(self) -> np.ndarray | None:

@@ -13,11 +13,13 @@ from .plots import (
     plot_survival,
     plot_task_confusion,
     plot_task_overlap,
+    plot_training_balance,
 )
 from .routing_patterns import balance, task_overlap
 from .routing_record import balance_over_tasks, overlap_of_tasks, survival_over_tasks
 from .run_folder import RunFolder
 from .run_groups import RunGroup
+from .training_routing_record import balance_in_training
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def routing_pictures(run: RunFolder, every_task: bool = False) -> list[Picture]:
         found = [usage_picture(run, task, f"expert_usage-task-{task + 1:02d}") for task in range(last + 1)]
     else:
         found = [usage_picture(run, last)]
-    return found + _balance_picture(run) + _overlap_picture(run) + _survival_picture(run)
+    return found + _balance_picture(run) + _training_picture(run) + _overlap_picture(run) + _survival_picture(run)
 
 
 def _balance_picture(run: RunFolder) -> list[Picture]:
@@ -109,6 +111,17 @@ def _balance_picture(run: RunFolder) -> list[Picture]:
         entropy, dead = together.entropy.mean(axis=2), together.dead_share.mean(axis=2)  # (T, L)
     text = "How evenly the experts are used after each task, and the share of them that was never selected."
     return [Picture("routing_balance", text, partial(plot_balance, entropy, dead, layers=layers))]
+
+
+def _training_picture(run: RunFolder) -> list[Picture]:
+    if run.training_routing is None:
+        return []
+    found = balance_in_training(run.training_routing)
+    starts = [entry["first_step"] for entry in run.training_routing["tasks"]]
+    options = {"task_starts": starts, "layers": run.training_routing["layers"]}
+    text = "How evenly training selects the experts, and the share of them that it does not select at all, over its steps."
+    draw = partial(plot_training_balance, found.steps, found.entropy, found.dead_share, **options)
+    return [Picture("routing_training", text, draw)]
 
 
 def _overlap_picture(run: RunFolder) -> list[Picture]:

@@ -144,6 +144,7 @@ class ContinualTrainer(PushesToHub):
             statistics = StatisticsStage(self, task, images)
         with self._timed(seconds, "training"):
             self._train_on(task, images)
+        self.notify("on_training_end", task)
         with self._timed(seconds, "statistics"):
             new = statistics.finish()
         with self._timed(seconds, "alignment"):

@@ -28,6 +28,8 @@ class TrainingPhase:
     def __init__(self, trainer, task: Task, name: str, epochs: int):
         self.trainer, self.task, self.name, self.epochs = trainer, task, name, epochs
         self.args, self.accelerator, self.names = trainer.args, trainer.accelerator, trainer.model.losses
+        routed = any(callback.wants_routing for callback in trainer.callbacks)
+        self.wanted = {"output_router_scores": True} if routed else {}
 
     def run(self, images: DecodedImages):
         """Train, and leave the trainer's model in evaluation mode.
@@ -74,8 +76,9 @@ class TrainingPhase:
                 pixels = images[part].to(device, non_blocking=True)
                 pixels = trainer.normalize(trainer.augment(pixels, crops[rows[part]]))
                 with self.accelerator.autocast():
-                    output = model(pixels, labels=labels[part].to(device, non_blocking=True))
+                    output = model(pixels, labels=labels[part].to(device, non_blocking=True), **self.wanted)
                 self.accelerator.backward(output.loss * weight)
+            trainer.notify("on_forward", self.task, output, share > 0)
             losses += weight * torch.stack([output[name].detach().float() for name in self.names])
         if self.args.max_grad_norm is not None:
             self.accelerator.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)

@@ -63,7 +63,7 @@ def plot_expert_usage(
         raise ValueError(f"layers has {len(names)} numbers for {len(counts)} prompt layers")
     rows = np.concatenate(counts)  # (layers * H, E)
     share = 100 * rows / np.maximum(rows.sum(axis=1, keepdims=True), 1)
-    figure, axes = new_figure(float(np.clip(1.4 + 0.07 * len(rows), 3.2, 10)), theme)
+    figure, axes = new_figure(float(np.clip(1.4 + 0.07 * len(rows), 3.2, 40)), theme)  # a row can be seen in any model
     axes.set_facecolor(theme["empty"])
     used = np.ma.masked_where(share == 0, share)
     top = max(share.max(), 100 / rows.shape[1])

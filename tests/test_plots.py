@@ -153,6 +153,7 @@ def test_expert_usage_plot(num_layers, heads, experts, tmp_path):
     centres = {tuple(np.round(path.vertices[:4].mean(axis=0)).astype(int)) for path in outlines.get_paths()}
     assert centres == {(e, row) for row, e in np.argwhere(np.concatenate(marks))}
     assert axes.get_yticklabels()[0].get_text() == "3"
+    assert axes.get_window_extent().height / len(rows) >= 5  # pixels: a head of any model can be seen
 
 
 def test_usage_of_a_fresh_model_is_a_plot_of_never_selected_experts(tmp_path):

@@ -9,6 +9,7 @@ from test_trainer import Stop
 from transformers import AutoModelForImageClassification
 
 from smope_hf import SMoPEForImageClassification
+from smope_hf.batches import GlobalBatches
 from smope_hf.prefix_experts import membership
 from smope_hf.routing_patterns import balance, select_experts
 from smope_hf.routing_record import load_patterns
@@ -170,7 +171,8 @@ def test_a_run_counts_and_keeps_what_it_selects(tmp_path):
     trainer.train()
     usage = load_file(tmp_path / "run" / "task-03" / "class_statistics.safetensors")["usage_by_task"]
     images = trainer.decoded(trainer.stream[-1].train)
-    pixels = trainer.normalize(images.__getitems__(list(range(len(images))))[0])
+    (batch,) = GlobalBatches(images, len(images), trainer.accelerator)()
+    pixels = trainer.normalize(batch[0])
     chosen = select_experts(trainer.model, pixels)  # (B, L, H, K)
     assert torch.equal(usage[-1], membership(chosen, 6).sum(dim=0))
     assert load_routing(tmp_path / "run" / "task-03")["routing"] == "random"

@@ -305,7 +305,7 @@ def test_survival_plot(num_tasks, tmp_path):
         assert figure.axes[0].get_xlabel() == "After learning task"  # columns
 
 
-@pytest.mark.parametrize(("num_tasks", "num_layers"), [(1, 1), (2, 6), (10, 12), (20, 24), (100, 32)])
+@pytest.mark.parametrize(("num_tasks", "num_layers"), [(1, 1), (2, 6), (10, 7), (1, 8), (10, 12), (20, 24), (100, 32)])
 def test_balance_plot(num_tasks, num_layers, tmp_path):
     entropy, dead = np.random.default_rng(0).uniform(0, 1, (2, num_tasks, num_layers))
     layers = range(4, 4 + num_layers)
@@ -313,10 +313,17 @@ def test_balance_plot(num_tasks, num_layers, tmp_path):
     check_png(tmp_path / "a.png", width=600)
     check_labels(figure)
     for axes, values in zip(figure.axes, (entropy, dead)):
-        np.testing.assert_allclose([line.get_ydata() for line in axes.lines], 100 * values.T)
-        assert len({line.get_color() for line in axes.lines}) == num_layers
-    scale = figure.axes[2]
-    assert scale.get_yticklabels()[0].get_text() == "4" and scale.get_ylabel() == "Prompt layer"
+        if num_layers <= 7:
+            np.testing.assert_allclose([line.get_ydata() for line in axes.lines], 100 * values.T)
+            assert len({line.get_color() for line in axes.lines}) == num_layers
+        else:  # more lines would not be told apart
+            (cells,) = axes.collections
+            np.testing.assert_allclose(cells.get_array(), 100 * values.T)
+            assert axes.get_yticklabels()[0].get_text() == "4" and axes.get_ylabel() == "Prompt layer"
+            assert axes.yaxis_inverted() and axes.get_xlim() == (0.5, num_tasks + 0.5)
+    if num_layers <= 7:
+        scale = figure.axes[2]
+        assert scale.get_yticklabels()[0].get_text() == "4" and scale.get_ylabel() == "Prompt layer"
 
 
 def test_numbers_that_do_not_fit_a_picture_are_refused(tmp_path):
