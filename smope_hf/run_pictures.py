@@ -119,7 +119,7 @@ def _training_picture(run: RunFolder) -> list[Picture]:
     found = balance_in_training(run.training_routing)
     starts = [entry["first_step"] for entry in run.training_routing["tasks"]]
     options = {"task_starts": starts, "layers": run.training_routing["layers"]}
-    text = "How evenly training selects the experts, and the share of them that it does not select at all, over its steps."
+    text = "How evenly the steps of training select the experts, and the share of them that is not selected at all."
     draw = partial(plot_training_balance, found.steps, found.entropy, found.dead_share, **options)
     return [Picture("routing_training", text, draw)]
 
