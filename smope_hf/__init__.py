@@ -12,6 +12,7 @@ from .version import __version__ as __version__
 if TYPE_CHECKING:
     from .configuration_smope import SMoPEConfig
     from .modeling_outputs import SMoPEImageClassifierOutput
+    from .modeling_prompted import PromptedForImageClassification
     from .modeling_smope import SMoPEForImageClassification
     from .tasks import TaskStream
     from .trainer import ContinualTrainer
@@ -21,17 +22,20 @@ __all__ = [
     "SMoPEConfig",
     "SMoPEForImageClassification",
     "SMoPEImageClassifierOutput",
+    "PromptedForImageClassification",
     "TaskStream",
     "ContinualTrainer",
     "ContinualTrainingArguments",
 ]
-_MODULES = dict(
-    zip(
-        __all__,
-        ("configuration_smope", "modeling_smope", "modeling_outputs", "tasks", "trainer", "training_args"),
-        strict=True,
-    )
-)
+_MODULES = {
+    "SMoPEConfig": "configuration_smope",
+    "SMoPEForImageClassification": "modeling_smope",
+    "SMoPEImageClassifierOutput": "modeling_outputs",
+    "PromptedForImageClassification": "modeling_prompted",
+    "TaskStream": "tasks",
+    "ContinualTrainer": "trainer",
+    "ContinualTrainingArguments": "training_args",
+}
 
 
 def __getattr__(name: str):

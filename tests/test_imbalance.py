@@ -168,7 +168,7 @@ def test_test_images_are_passed_over_once_a_task(backbone, tmp_path, monkeypatch
     trainer = run(backbone, tmp_path, epochs=1, save_checkpoints=False)
     passes = []
     predict = trainer.predict
-    monkeypatch.setattr(trainer, "predict", lambda *given: passes.append(1) or predict(*given))
+    monkeypatch.setattr(trainer, "predict", lambda *given, **more: passes.append(1) or predict(*given, **more))
     trainer.train()
     assert len(passes) == NUM_TASKS * (NUM_TASKS + 1) // 2
 
