@@ -25,7 +25,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,12 @@ METRICS = {"FAA": "final_average_accuracy", "CAA": "cumulative_average_accuracy"
 PROCESS_FILE, SETTINGS_FILE, RECORD_FILE = "process.json", "settings.json", "record.json"
 ALWAYS = {"joint": {"method": "finetune", "joint": "true"}}
 CLOSED_FORM = ("ncm", "lda")
+DEFAULTS = {
+    s.name: s.default if s.default_factory is MISSING else s.default_factory()
+    for kind in RUN_ARGUMENTS
+    for s in fields(kind)
+    if (s.default, s.default_factory) != (MISSING, MISSING)
+}
 LISTS = {s.name for kind in RUN_ARGUMENTS for s in fields(kind) if "list" in str(field_kind(kind, s.name)[0])}
 
 
@@ -89,6 +95,7 @@ def is_done(folder: Path, arguments: list[str]) -> bool:
     done = (folder / RECORD_FILE).is_file()
     if done or (folder / SETTINGS_FILE).is_file():
         before = read_json(folder / RECORD_FILE)["settings"] if done else read_json(folder / SETTINGS_FILE)
+        before = {**DEFAULTS, **before}  # a setting that came later had its default
         different = [name for name in settings if settings[name] != before.get(name)]
         if different:
             listed = "; ".join(f"{name} = {before.get(name)!r} there, {settings[name]!r} now" for name in different)

@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -149,6 +150,18 @@ def test_runs_on_other_tasks_share_no_table(copied, monkeypatch):
     assert str(copied / "ncm-class_order_seed=1" / "seed-0") in message
     assert "learned different tasks" in message and "class_order_seed: 0 and 1" in message
     assert not (copied / "results.csv").exists()
+
+
+def test_a_setting_that_came_later_had_its_default(copied, monkeypatch):
+    """Records of an older version serve as long as what they do not know is left as it was."""
+    for folder in runs(copied):
+        record = read(folder, "record.json")
+        assert record["settings"].pop("torch_compile") is False and record["settings"].pop("imbalance_factor") == 1
+        (folder / "record.json").write_text(json.dumps(record))
+    monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a run was started"))
+    benchmark(monkeypatch, copied)
+    with pytest.raises(SystemExit, match="imbalance_factor = 1.0 there, 10.0 now"):
+        benchmark(monkeypatch, copied, "--imbalance_factor", "10")
 
 
 def test_runs_with_other_settings_are_not_taken_for_what_was_asked(copied, monkeypatch):
