@@ -9,7 +9,7 @@ SOURCES := smope_hf examples tests
 # waiting threads that spin slow each other down many times on a machine that is not all ours
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test quality style docs clean
+.PHONY: demo test test-slow quality style docs clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -21,7 +21,10 @@ demo: $(STAMP)  ## learn handwritten digits task after task, and use the result
 	$(RUN)/python examples/demo.py
 
 test: $(STAMP)  ## run the tests
-	$(RUN)/python -m pytest -q -n 2
+	$(RUN)/python -m pytest -q -n 2 -m "not slow"
+
+test-slow: $(STAMP)  ## run those that train for more than a few seconds
+	$(RUN)/python -m pytest -q -n 2 -m slow
 
 quality: $(STAMP)  ## check style and build the documentation
 	$(RUN)/ruff check $(SOURCES)

@@ -8,12 +8,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
 from .accuracy_matrix import AccuracyMatrix
 from .metrics import average_accuracies, forgetting_over_tasks
-from .plot_style import FONT, LIGHT, name_axes, new_figure, save, task_ticks
+from .plot_style import FONT, LIGHT, name_axes, new_figure, percent_axis, save, task_ticks
 
 MARKERS = "osD^vPX"
 _DASHES = ("-", "--", ":", "-.")
@@ -166,11 +165,7 @@ def _draw_curves(curves: Mapping[str, np.ndarray], first: int, what: str, title:
     axes.set_ylim(max(low - margin, floor), min(high + margin, 101))
     axes.set_xlim(first - 0.03 * last, 1.03 * last)
     axes.set_xticks([tick for tick in task_ticks(last, most=12) if tick > first] + [first])
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
-    axes.grid(axis="y", color=theme["grid"], linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    percent_axis(axes, theme)
     band = any(len(values) > 1 for values in curves.values())
     name_axes(axes, theme, title, "Tasks learned" + (" (band: range over seeds)" if band else ""), what)
     label_line_ends(axes, ends, theme)

@@ -4,10 +4,10 @@ import os
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from .curve_plots import MARKERS, label_line_ends
-from .plot_style import LIGHT, name_axes, new_figure, save
+from .plot_style import LIGHT, name_axes, new_figure, percent_axis, save
 
 
 def plot_sample_efficiency(
@@ -58,11 +58,7 @@ def plot_sample_efficiency(
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
-    axes.grid(axis="y", color=theme["grid"], linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    percent_axis(axes, theme)
     name_axes(axes, theme, title, "Training images of each class", "Final average accuracy")
     label_line_ends(axes, ends, theme)
     save(figure, path, dpi)

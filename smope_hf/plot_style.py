@@ -71,6 +71,15 @@ def name_axes(axes: Axes, theme: Mapping, title: str | None, x: str, y: str) -> 
         axes.set_title(wrapped, fontsize=FONT + 1, color=theme["text"], loc="left", parse_math=False)
 
 
+def percent_axis(axes: Axes, theme: Mapping) -> None:
+    """Make the upright axis one of percent, with pale lines across and no frame around."""
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
+    axes.grid(axis="y", color=theme["grid"], linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def save(figure: Figure, path: str | os.PathLike, dpi: int) -> None:
     """Write a figure as .png or .svg; the file appears whole or not at all."""
     suffix = Path(path).suffix.lower()
