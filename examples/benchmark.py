@@ -40,6 +40,7 @@ from smope_hf.hub_files import find_checkpoint
 from smope_hf.plots import plot_average_accuracy, plot_costs, read_costs
 from smope_hf.run_arguments import RUN_ARGUMENTS, field_kind, read_recipe, recipe_arguments
 from smope_hf.safe_json import read_json
+from smope_hf.state_folder import has_state
 
 TRAIN = Path(__file__).parent / "train.py"
 STAGES = ("training", "statistics", "alignment", "evaluation")
@@ -66,7 +67,7 @@ def command_line(entry: str, seed: int, folder: Path, alignments: list[str], res
     """What `examples/train.py` is given for one run."""
     name, settings = parse_entry(entry)
     options = {"method": name, **ALWAYS.get(name, {}), **settings, "seed": seed, "output_dir": folder}
-    options["resume"] = str(bool(saved_tasks(folder))).lower()
+    options["resume"] = str(bool(saved_tasks(folder)) or has_state(folder)).lower()
     if alignments and name not in CLOSED_FORM:
         options["compare_alignments"] = "+".join(alignments)
     given = list(rest)

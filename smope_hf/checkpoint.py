@@ -16,7 +16,7 @@ from transformers.utils import CONFIG_NAME
 from .alignment import ClassStatistics
 from .backbones import head_shape
 from .checkpoint_guard import inside
-from .files import write_json
+from .files import sync, write_json
 from .model_card import write_card
 from .modeling_incremental import IncrementalClassifier
 from .modeling_smope import SMoPEForImageClassification
@@ -86,10 +86,10 @@ def whole_folder(target: Path) -> Iterator[Path]:
         for path in sorted(beside.rglob("*")):
             if path.is_file():
                 path.chmod(readable)
-                _sync(path)
-        _sync(beside)
+                sync(path)
+        sync(beside)
         os.rename(beside, target)
-        _sync(target.parent)
+        sync(target.parent)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
@@ -99,14 +99,6 @@ def remove_partial(output_dir: str | os.PathLike):
     """Delete what a killed process left half written."""
     for path in Path(output_dir).glob(".task-*.partial"):
         shutil.rmtree(path)
-
-
-def _sync(path: Path):
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def routing_report(model: SMoPEForImageClassification, usage_history: list[Tensor]) -> dict:

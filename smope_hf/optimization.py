@@ -43,11 +43,20 @@ def learning_rate_at(step: int, peak: float, args: ContinualTrainingArguments, e
 
 
 def build_schedule(
-    optimizer: torch.optim.Optimizer, args: ContinualTrainingArguments, epochs: int, epoch_steps: int
+    optimizer: torch.optim.Optimizer, args: ContinualTrainingArguments, epochs: int, epoch_steps: int, done: int = 0
 ) -> LambdaLR:
-    """`learning_rate_at` for every parameter group, as a torch scheduler that is stepped once per step."""
+    """`learning_rate_at` for every parameter group, as a torch scheduler that is stepped once per step.
+
+    Args:
+        optimizer: fresh, each group at its peak.
+        epochs: epochs of the phase.
+        epoch_steps: steps of an epoch.
+        done: steps that the phase has behind it.
+    """
 
     def factor(peak: float):
         return lambda step: learning_rate_at(step, peak, args, epochs, epoch_steps) / peak
 
-    return LambdaLR(optimizer, [factor(group["lr"]) for group in optimizer.param_groups])
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return LambdaLR(optimizer, [factor(group["lr"]) for group in optimizer.param_groups], last_epoch=done - 1)

@@ -58,10 +58,18 @@ def check_same_run(
     saved: dict,
     recipe: dict,
     protocol_hash: str,
-    saved_config: IncrementalConfig,
+    saved_config,
     config: IncrementalConfig,
 ):
     """Refuse to go on with a run under other settings, on other tasks or with another model.
+
+    Args:
+        folder: in the run's, where `saved` was found.
+        saved: its `recipe` and `protocol_hash`.
+        recipe: of now.
+        protocol_hash: of now.
+        saved_config: the config of the saved model, or whatever has its `comparable_fields`.
+        config: of the model of now.
 
     Raises:
         ValueError: naming every difference.
@@ -82,6 +90,11 @@ def check_same_run(
             f"The run in {folder.parent} cannot be resumed with other settings: {'; '.join(different)}. Give the "
             "settings it was started with, or another output_dir."
         )
+
+
+def comparable_fields(config: IncrementalConfig) -> dict:
+    """The fields of a model's config that `check_same_run` compares, by name, as JSON."""
+    return {name: getattr(config, name) for name in sorted(config.own_fields() - GROWING)}
 
 
 def model_settings(config: IncrementalConfig) -> dict:

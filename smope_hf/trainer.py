@@ -23,12 +23,15 @@ from .compiled_backbone import CompiledBackbone
 from .continued_stream import ContinuedStream
 from .evaluation import Evaluation, evaluate_tasks, overall_accuracy, predict
 from .image_store import DecodedImages, ImageStore
+from .interruption import StopSignals, interruptible
 from .metrics import metrics_where_measured
+from .mid_task import MidTask
 from .modeling_incremental import IncrementalClassifier
 from .other_alignments import OtherAlignments
 from .results import keep_results, print_results, run_details, write_results
 from .run_state import RunState, check_same_run, versions
 from .seeding import derive_generator, derive_seed
+from .state_folder import has_state
 from .statistics_pass import StatisticsStage
 from .task_manifest import first_tasks
 from .task_split import TaskSplit
@@ -71,11 +74,8 @@ class ContinualTrainer(PushesToHub):
             )
         self.num_known = len(model.config.tasks)
         self.args, self.stream = args, stream
-        if self.saved_tasks() and not args.resume:
-            raise FileExistsError(
-                f"{args.output_dir} already holds learned tasks, up to {self.saved_tasks()[-1].name}. Set resume "
-                "(on a command line --resume) to go on behind them, or give another output_dir."
-            )
+        self.signals, self.mid_task = StopSignals(), MidTask(self)
+        self._check_output_dir()
         self.image_processor = as_trained(image_processor, args.normalization)
         self.callbacks = list(callbacks)
         trackers = None if args.report_to == "none" else args.report_to
@@ -119,7 +119,12 @@ class ContinualTrainer(PushesToHub):
         Raises:
             ValueError: when the run to resume had other settings, tasks or another model.
             TrainingDivergedError: when the loss is not finite; the message names the step and the last checkpoint.
+            TrainingInterrupted: when SIGTERM or Ctrl-C stops it; what to do to go on is printed.
         """
+        with interruptible(self):
+            return self._learn_all()
+
+    def _learn_all(self) -> dict:
         manifest = self.stream.manifest()
         self._prepare_output(manifest)
         if self.args.report_to != "none":
@@ -169,8 +174,9 @@ class ContinualTrainer(PushesToHub):
         """All phases of a task; none for a method that trains nothing."""
         if self.model.closed_form is not None:
             return
+        self.mid_task.begin(self.state.seconds[-1])
         warm_up = self.model.warm_up() if task.index == 0 and self.args.warmup_epochs else None
-        if warm_up is not None:
+        if warm_up is not None and self.mid_task.phase != "sparse":
             with warm_up:
                 TrainingPhase(self, task, "dense", self.args.warmup_epochs).run(images)
         TrainingPhase(self, task, "sparse", self.args.epochs).run(images)
@@ -252,16 +258,28 @@ class ContinualTrainer(PushesToHub):
                 folder, self.model, self.image_processor, self.state.statistics, history, state, learned
             )
             self.state.follows = checkpoint.statistics_hash(folder)
+            self.mid_task.remove()
         self.accelerator.wait_for_everyone()
 
     def saved_tasks(self) -> list[Path]:
         """The folders of the tasks that this run has saved; not those of a run that it goes on from."""
         return checkpoint.saved_tasks(self.args.output_dir, self.num_known)
 
+    def _check_output_dir(self):
+        saved, folder = self.saved_tasks(), self.args.output_dir
+        if (saved or has_state(folder)) and not self.args.resume:
+            training = f"a task in training, in {self.mid_task.folder}"
+            what = f"learned tasks, up to {saved[-1].name}" if saved else training
+            raise FileExistsError(
+                f"{folder} already holds {what}. Set resume (on a command line --resume) to go on from there, or give "
+                "another output_dir."
+            )
+
     def _prepare_output(self, manifest: dict):
         saved = self.saved_tasks()
         if saved:
             self._resume_from(saved[-1], manifest)
+        self.mid_task.find(manifest["protocol_hash"])
         if self.args.push_to_hub:
             self.open_hub()
         if self.accelerator.is_main_process:

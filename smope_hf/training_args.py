@@ -74,7 +74,8 @@ class ContinualTrainingArguments:
     dataloader_num_workers: int = _setting(0, "Threads that decode images; 0 is one for all that is prepared.")
     report_to: str = _setting("none", "Tracker of losses and metrics.", ("none", "tensorboard", "trackio"))
     logging_steps: int = _setting(10, "Steps between two readings of the loss, at least 1.")
-    resume: bool = _setting(False, "Go on behind the last whole task-NN folder in `output_dir`.")
+    resume: bool = _setting(False, "Go on where the run in `output_dir` was stopped: from state/ or its last task.")
+    checkpoint_every: int = _setting(0, "Steps of a task between two savings of state/, to go on from; 0 for none.")
     save_checkpoints: bool = _setting(True, "Save a task-NN folder after each task.")
     report: bool = _setting(True, "Write report.html when the run ends; `smope report` writes it too.")
     disable_progress: bool = _setting(False, "Show no progress bars.")
@@ -93,7 +94,7 @@ class ContinualTrainingArguments:
         at_least_one = ("epochs", "batch_size", "eval_batch_size", "gradient_accumulation_steps", "logging_steps")
         for name in (*at_least_one, "alignment_epochs"):
             self._check_number(name, 1, whole=True)
-        for name in ("freeze_epochs", "seed", "dataloader_num_workers"):
+        for name in ("freeze_epochs", "seed", "dataloader_num_workers", "checkpoint_every"):
             self._check_number(name, 0, whole=True)
         if self.dense_epochs is not None:
             self._check_number("dense_epochs", 0, whole=True)
@@ -136,6 +137,8 @@ class ContinualTrainingArguments:
             "compare_alignments", known and len(set(others)) == len(others), f"some of {COMPARABLE}, once each"
         )
         self._check("compare_alignments", not (others and self.weight_decay), "none with weight_decay above 0")
+        whole = "0, since a state goes on behind whole tasks and save_checkpoints is off"
+        self._check("checkpoint_every", self.save_checkpoints or not self.checkpoint_every, whole)
         self._check("freeze_epochs", self.freeze_epochs < self.epochs, f"below epochs = {self.epochs}")
         self._check(
             "gradient_accumulation_steps",
@@ -183,7 +186,7 @@ class ContinualTrainingArguments:
             "output_dir", "resume", "report_to", "logging_steps", "disable_progress", "image_cache_gib",
             "image_cache_dir", "dataloader_num_workers", "eval_batch_size", "save_checkpoints", "report",
             "push_to_hub", "hub_model_id", "hub_private_repo", "hub_include_backbone", "hub_remote_code",
-            "hub_license",
+            "hub_license", "checkpoint_every",
         }  # fmt: skip
         return {name: value for name, value in asdict(self).items() if name not in elsewhere}
 

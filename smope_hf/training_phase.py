@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .batches import DecodedImages, GlobalBatches, shuffled
+from .interruption import TrainingInterrupted
 from .optimization import build_optimizer, build_schedule
 from .seeding import derive_generator, derive_seed
 from .tasks import Task
@@ -30,12 +31,14 @@ class TrainingPhase:
         self.args, self.accelerator, self.names = trainer.args, trainer.accelerator, trainer.model.losses
         routed = any(callback.wants_routing for callback in trainer.callbacks)
         self.wanted = {"output_router_scores": True} if routed else {}
+        self.read = 0  # steps whose losses were read
 
     def run(self, images: DecodedImages):
         """Train, and leave the trainer's model in evaluation mode.
 
         Raises:
             TrainingDivergedError: when a loss is not finite; the message names the step and the last checkpoint.
+            TrainingInterrupted: when a signal asks for it, behind a step, with the state saved.
         """
         args, trainer = self.args, self.trainer
         # what a method draws in its steps depends on the phase alone, not on what was computed before it
@@ -45,20 +48,23 @@ class TrainingPhase:
             trainer.model.activation_checkpointing_enable()
         trainer.model.train()
         model, optimizer = self.accelerator.prepare(trainer.model, build_optimizer(trainer.model, args))
-        schedule = build_schedule(optimizer, args, self.epochs, len(batches))
         history = torch.zeros(self.epochs * len(batches), len(self.names), device=self.accelerator.device)
+        done, self.read = trainer.mid_task.restore(self.name, optimizer, history)
+        schedule = build_schedule(optimizer, args, self.epochs, len(batches), done)
         bar = trainer.bar(len(history), f"task {self.task.index + 1}/{len(trainer.stream)} {self.name}")
-        with trainer.compiled.active(trainer.model) if args.torch_compile else nullcontext():
-            for epoch in range(self.epochs):
+        bar.update(done)
+        compiled = trainer.compiled.active(trainer.model) if args.torch_compile else nullcontext()
+        with trainer.signals.wait_for_steps(), compiled:
+            for epoch in range(done // len(batches), self.epochs):
                 purpose = (self.task.index, self.name, epoch)
                 crops = trainer.augment.draw(len(images), derive_generator(args.seed, "augmentation", *purpose))
-                order = shuffled(len(images), args.seed, *purpose)
-                for step, batch in enumerate(batches(order), start=epoch * len(batches)):
-                    history[step] = self._step(model, optimizer, batch, batches.share(batch[-1]), crops)
+                order = shuffled(len(images), args.seed, *purpose)[done % len(batches) * args.batch_size :]
+                for batch in batches(order):
+                    history[done] = self._step(model, optimizer, batch, batches.share(batch[-1]), crops)
                     schedule.step()
                     bar.update()
-                    if (step + 1) % args.logging_steps == 0 or step + 1 == len(history):
-                        self._read_losses(history, step + 1, bar)
+                    done += 1
+                    self._look_up(optimizer, history, done, bar)
         bar.close()
         self._release(model)
         trainer.model.eval()
@@ -86,9 +92,22 @@ class TrainingPhase:
         optimizer.zero_grad()
         return losses
 
+    def _look_up(self, optimizer, history: Tensor, done: int, bar):
+        """Between two steps: read losses, save and stop where it is time to."""
+        args, trainer, last = self.args, self.trainer, done == len(history)
+        reads = last or done % args.logging_steps == 0
+        if reads:
+            self._read_losses(history, done, bar)
+        stop = trainer.signals.agreed(self.accelerator, together=reads)
+        due = args.checkpoint_every and (last or done % args.checkpoint_every == 0)
+        if due or (stop and args.save_checkpoints):
+            trainer.mid_task.save(self, optimizer, history, done, self.read)
+        if stop:
+            raise TrainingInterrupted(stop)
+
     def _read_losses(self, history: Tensor, done: int, bar):
-        """Read the losses since the last reading; the only place where training waits for the device."""
-        recent = history[(done - 1) // self.args.logging_steps * self.args.logging_steps : done]
+        """Read the losses since the last reading. Training waits for the device here and when it saves, only."""
+        recent, self.read = history[self.read : done], done
         recent = self.accelerator.reduce(recent, reduction="mean").cpu()
         broken = (~recent.isfinite().all(dim=1)).nonzero().flatten()
         if len(broken):

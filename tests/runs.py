@@ -81,3 +81,19 @@ def assert_same_tensors(first: Path, second: Path):
     assert first.keys() == second.keys()
     different = [name for name in first if not torch.equal(first[name], second[name])]
     assert not different
+
+
+def assert_same_run(expected: Path, found: Path):
+    """Weights, usage, statistics, routing and metrics of two runs, to the bit; nothing is left of an interruption."""
+
+    def without_seconds(*place):
+        return {name: value for name, value in read(*place).items() if name != "seconds_by_task"}
+
+    for index in range(NUM_TASKS):
+        name = f"task-{index + 1:02d}"
+        assert_same_tensors(expected / name, found / name)
+        for file in ("routing.json", "trainer_state.json"):
+            if (expected / name / file).exists():
+                assert without_seconds(expected / name, file) == without_seconds(found / name, file), f"{name}/{file}"
+    assert without_seconds(expected, "metrics.json") == without_seconds(found, "metrics.json")
+    assert not (found / "state").exists() and not list(found.glob(".*"))

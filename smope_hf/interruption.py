@@ -1,0 +1,110 @@
+"""Being told to stop: SIGTERM and Ctrl-C let the running step end, save where training stands, and leave."""
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from .state_folder import has_state
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PATIENCE = 2.0  # seconds; launchers pass a Ctrl-C on that the terminal has sent to every process already
+
+
+class TrainingInterrupted(SystemExit):
+    """A signal ended the training. As exit status it gives 128 + the signal's number: 130 for Ctrl-C, 143 for SIGTERM.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(128 + number)
+        self.signal = signal.Signals(number)
+
+
+class StopSignals:
+    """Hears SIGINT and SIGTERM. Between steps they end the training at once, within steps when a step is done.
+
+    A second signal, two seconds or more after the first, no longer waits for the step.
+    """
+
+    def __init__(self):
+        self.received: int | None = None
+        self._waits, self._when = False, 0.0
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Take the signals over for a block; in threads other than the main one Python does not allow that."""
+        self.received = None
+        before = {}
+        if threading.current_thread() is threading.main_thread():
+            handlers = {number: signal.getsignal(number) for number in SIGNALS}
+            # what the parent process wants ignored, as nohup does, stays ignored
+            before = {number: old for number, old in handlers.items() if old not in (signal.SIG_IGN, None)}
+        try:
+            for number in before:
+                signal.signal(number, self._hear)
+            yield
+        finally:
+            for number, old in before.items():
+                signal.signal(number, old)
+
+    @contextmanager
+    def wait_for_steps(self) -> Iterator[None]:
+        """A block that asks `agreed` after each of its steps."""
+        self._waits = True
+        try:
+            yield
+        finally:
+            self._waits = False
+        if self.received is not None:  # it came behind the last step
+            raise TrainingInterrupted(self.received)
+
+    def _hear(self, number: int, frame):
+        again = self.received is not None and time.monotonic() - self._when >= PATIENCE
+        if not self._waits or again:
+            raise TrainingInterrupted(number)
+        if self.received is None:
+            self.received, self._when = number, time.monotonic()
+
+    def agreed(self, accelerator, together: bool) -> int | None:
+        """The signal to stop for after this step, the same on every process.
+
+        Args:
+            accelerator: of the run.
+            together: whether all processes are at a point where they wait for each other anyway; between such points
+                several processes do not stop.
+        """
+        if accelerator.num_processes == 1:
+            return self.received
+        if not together:
+            return None
+        mine = torch.tensor([self.received or 0], device=accelerator.device)
+        return int(accelerator.gather(mine).max()) or None
+
+
+@contextmanager
+def interruptible(trainer) -> Iterator[None]:
+    """A block of a [`ContinualTrainer`] that signals end cleanly, with a message how to go on."""
+    with trainer.signals.heard():
+        try:
+            yield
+        except TrainingInterrupted as stop:
+            if trainer.accelerator.is_main_process:
+                print(f"Stopped by {stop.signal.name}. {how_to_go_on(trainer)}", file=sys.stderr, flush=True)
+            raise
+
+
+def how_to_go_on(trainer) -> str:
+    """What is saved of a run that stops now, and what to do to go on from it."""
+    folder, saved = trainer.args.output_dir, trainer.saved_tasks()
+    if has_state(folder):
+        return f"The training stands in {trainer.mid_task.folder}; the same command with --resume goes on from there."
+    if saved:
+        return f"The last whole task is {saved[-1]}; the same command with --resume goes on behind it."
+    return "Nothing was saved yet; the same command begins anew."

@@ -1,0 +1,210 @@
+"""Where the training of a task stands, kept on disk so that a run goes on in the middle of it, bit for bit.
+
+The data's order and crops follow from seeds, and the features before the task from the last whole task's folder: what
+is kept is what neither gives.
+"""
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+
+from .run_state import check_same_run, comparable_fields
+from .state_folder import STATE_FOLDER, advice, read_content, read_tensors, remove_state, write_state
+
+MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
+
+
+class MidTask:
+    """The state of a run within a task.
+
+    Args:
+        trainer: the [`ContinualTrainer`], whose model, settings and results so far are kept.
+    """
+
+    def __init__(self, trainer):
+        self.trainer, self.folder = trainer, Path(trainer.args.output_dir) / STATE_FOLDER
+        self.content: dict | None = None  # found, and not yet gone on from
+        self.tensors: dict[str, Tensor] = {}
+        self.seconds: dict[str, float] = {}
+        self.since, self.protocol_hash = time.perf_counter(), ""
+
+    # ------------------------------------------------------------------ going on
+
+    def find(self, protocol_hash: str):
+        """Read the state of the task that comes next, and remove one of a task that is whole by now.
+
+        Args:
+            protocol_hash: of the run's tasks.
+
+        Raises:
+            ValueError: when the state is broken or belongs to another run; the message says what to do.
+        """
+        self.protocol_hash = protocol_hash
+        trainer, content = self.trainer, read_content(self.folder)
+        learned = len(trainer.model.config.tasks)
+        if content is not None and content["task"] >= learned:
+            saved = SimpleNamespace(**content["model"])
+            check_same_run(self.folder, content, trainer.args.recipe(), protocol_hash, saved, trainer.model.config)
+            self._check_place(content, learned)
+            self.content, self.tensors = content, read_tensors(self.folder, content)
+            trainer.accelerator.print(
+                f"Resuming in task {learned + 1}, behind step {content['step']} of {content['steps']} of its "
+                f"{content['phase']} phase."
+            )
+        trainer.accelerator.wait_for_everyone()
+        if self.content is None:
+            self.remove()
+
+    def _check_place(self, content: dict, learned: int):
+        trainer = self.trainer
+        if content["task"] > learned or content["follows"] != trainer.state.follows:
+            raise ValueError(
+                f"{self.folder} holds a state of task {content['task'] + 1}, which does not follow the last whole "
+                f"task there is, task {learned}. Put the folder of the task before it back. {advice(self.folder)}"
+            )
+        if content["num_processes"] != trainer.accelerator.num_processes:
+            raise ValueError(
+                f"The state in {self.folder} is one of {content['num_processes']} processes, not of "
+                f"{trainer.accelerator.num_processes}. Start as many. {advice(self.folder)}"
+            )
+
+    def begin(self, seconds: dict[str, float]):
+        """Say that the training of a task begins.
+
+        Args:
+            seconds: the task's record of them; what an earlier part of the run took is added to it.
+        """
+        if self.content is not None:
+            for stage, spent in self.content["seconds"].items():
+                seconds[stage] = round(seconds.get(stage, 0.0) + spent, 3)
+        self.seconds, self.since = seconds, time.perf_counter()
+
+    @property
+    def phase(self) -> str | None:
+        """Name of the phase that the state found is of; None when there is none to go on from."""
+        return None if self.content is None else self.content["phase"]
+
+    def restore(self, name: str, optimizer, history: Tensor) -> tuple[int, int]:
+        """Put model, optimizer, losses and torch's generators back where the state has them in this phase.
+
+        Args:
+            name: of the phase.
+            optimizer: fresh.
+            history: losses of each step of the phase, (steps, losses).
+
+        Returns:
+            Steps that are done, and how many of them had their losses read; 0 and 0 for a phase to begin.
+
+        Raises:
+            ValueError: when tensors are missing or do not fit the model.
+        """
+        content, tensors = self.content, self.tensors
+        if self.phase != name:
+            return 0, 0
+        done, read = content["step"], content["read"]
+        self._check_tensors(content, history)
+        with torch.no_grad():
+            for key, value in self._weights().items():
+                value.copy_(tensors[f"model.{key}"])
+        parameters = dict(self.trainer.model.named_parameters())
+        for key, steps in content["optimizer_steps"].items():
+            parameter = parameters[key]
+            moments = {moment: tensors[f"{moment}.{key}"].to(parameter.device) for moment in MOMENTS}
+            optimizer.state[parameter] = {"step": torch.tensor(float(steps)), **moments}
+        if content["scaler"] is not None:
+            self.trainer.accelerator.scaler.load_state_dict(content["scaler"])
+        history[read:done] = tensors["losses"].to(history.device)
+        self._set_generators(tensors)
+        self.trainer.logged_steps = content["logged_steps"]
+        self.content, self.tensors = None, {}
+        return done, read
+
+    def _check_tensors(self, content: dict, history: Tensor):
+        parameters = dict(self.trainer.model.named_parameters())
+        wanted = {f"model.{key}": tuple(value.shape) for key, value in self._weights().items()}
+        wanted |= {
+            f"{moment}.{key}": tuple(parameters[key].shape) if key in parameters else None
+            for key in content["optimizer_steps"]
+            for moment in MOMENTS
+        }
+        wanted["losses"] = (content["step"] - content["read"], history.shape[1])
+        found = {key: tuple(value.shape) for key, value in self.tensors.items() if not key.startswith("generator.")}
+        different = sorted(key for key in {*wanted, *found} if wanted.get(key) != found.get(key))
+        if different or content["steps"] != len(history):
+            what = different[0] if different else f"a phase of {content['steps']} steps"
+            raise ValueError(f"The state in {self.folder} does not fit the run: {what}. {advice(self.folder)}")
+
+    # ------------------------------------------------------------------ saving
+
+    def save(self, phase, optimizer, history: Tensor, done: int, read: int):
+        """Write where a phase stands; called on every process.
+
+        Args:
+            phase: the [`TrainingPhase`].
+            optimizer: of the phase.
+            history: losses of each step of the phase, (steps, losses), of this process's share.
+            done: steps that are done.
+            read: how many of them had their losses read.
+        """
+        trainer, accelerator = self.trainer, self.trainer.accelerator
+        tensors = {f"model.{key}": value for key, value in self._weights().items()}
+        tensors["losses"] = accelerator.reduce(history[read:done], reduction="mean")
+        tensors |= self._generators()
+        steps = {}
+        if done < len(history):  # the next phase has an optimizer of its own
+            for key, parameter in trainer.model.named_parameters():
+                if parameter in optimizer.state:
+                    state = optimizer.state[parameter]
+                    steps[key] = int(state["step"])
+                    tensors |= {f"{moment}.{key}": state[moment] for moment in MOMENTS}
+        training = self.seconds.get("training", 0.0) + time.perf_counter() - self.since
+        content = {
+            "task": phase.task.index,
+            "phase": phase.name,
+            "step": done,
+            "steps": len(history),
+            "read": read,
+            "logged_steps": trainer.logged_steps,
+            "optimizer_steps": steps,
+            "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
+            "seconds": {**self.seconds, "training": round(training, 3)},
+            "num_processes": accelerator.num_processes,
+            "recipe": trainer.args.recipe(),
+            "model": comparable_fields(trainer.model.config),
+            "protocol_hash": self.protocol_hash,
+            "follows": trainer.state.follows,
+        }
+        if accelerator.is_main_process:
+            write_state(self.folder, content, tensors)
+        accelerator.wait_for_everyone()
+
+    def remove(self):
+        """Remove the state; the main process does."""
+        if self.trainer.accelerator.is_main_process:
+            remove_state(self.folder)
+
+    # ------------------------------------------------------------------ parts of a state
+
+    def _weights(self) -> dict[str, Tensor]:
+        """Parameters and buffers that training changes, in place: all but a frozen backbone's."""
+        model = self.trainer.model
+        named = model.state_dict()
+        return {key: named[key] for key in named if model.trains_backbone or not key.startswith("backbone.")}
+
+    def _generators(self) -> dict[str, Tensor]:
+        """States of torch's generators, (processes, n) each: a method may draw in its steps."""
+        accelerator = self.trainer.accelerator
+        own = {"generator.cpu": torch.get_rng_state()}
+        if accelerator.device.type != "cpu":
+            own["generator.device"] = torch.get_device_module(accelerator.device).get_rng_state()
+        return {key: accelerator.gather(state.to(accelerator.device)[None]).cpu() for key, state in own.items()}
+
+    def _set_generators(self, tensors: dict[str, Tensor]):
+        accelerator = self.trainer.accelerator
+        torch.set_rng_state(tensors["generator.cpu"][accelerator.process_index])
+        if accelerator.device.type != "cpu":
+            state = tensors["generator.device"][accelerator.process_index]
+            torch.get_device_module(accelerator.device).set_rng_state(state)

@@ -1,0 +1,155 @@
+"""Kills tiny runs at random moments, again and again, and compares what they end with to runs that nobody touched.
+
+    python tests/kill_driver.py FOLDER NUMBER_OF_KILLS SEED
+
+Torch is imported once: every attempt is a fork. Half of the kills come at a random time of an attempt, the others a
+random time after a stage has begun, so that short stages are met as well. Prints, as JSON, how many kills hit what.
+"""
+
+import contextlib
+import json
+import mmap
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections import Counter
+from pathlib import Path
+
+import torch
+from runs import assert_same_run, save_backbone, tiny_args, tiny_stream, tiny_trainer
+from transformers import ViTImageProcessorPil
+
+import smope_hf.mid_task
+import smope_hf.model_card
+import smope_hf.results
+from smope_hf import ContinualTrainer
+from smope_hf.modeling_prompted import PromptedForImageClassification
+from smope_hf.training_phase import TrainingPhase
+
+STAGES = ("dense", "sparse", "statistics", "alignment", "evaluation", "saving", "state", "finish")
+METHODS = ("smope", "ovor", "finetune")
+SETTINGS = {"checkpoint_every": 2, "epochs": 3, "dense_epochs": 2, "resume": True}
+
+
+class Stage:
+    """Which stage a forked run is in, in memory that its parent reads when it is gone."""
+
+    def __init__(self):
+        self.memory = mmap.mmap(-1, 32)
+        self.target: str | None = None  # where the run is to wait for its parent
+
+    def __str__(self) -> str:
+        return self.memory[:].rstrip(b"\0 ").decode()
+
+    @contextlib.contextmanager
+    def be(self, name: str):
+        before = str(self)
+        self.set(name)
+        yield
+        self.set(before)
+
+    def set(self, name: str):
+        self.memory[:] = name.ljust(32).encode()
+        if name == self.target:
+            self.target = None
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def watch(stage: Stage):
+    """Have a run in this process tell its stages."""
+
+    def told(function, name):
+        def run(*arguments, **options):
+            with stage.be(name(*arguments) if callable(name) else name):
+                return function(*arguments, **options)
+
+        return run
+
+    timed = ContinualTrainer._timed
+
+    @contextlib.contextmanager
+    def told_timed(self, seconds, name):
+        with stage.be(name), timed(self, seconds, name):
+            yield
+
+    ContinualTrainer._timed = told_timed
+    ContinualTrainer._finish = told(ContinualTrainer._finish, "finish")
+    TrainingPhase.run = told(TrainingPhase.run, lambda phase, images: phase.name)
+    smope_hf.mid_task.write_state = told(smope_hf.mid_task.write_state, "state")
+
+
+def learn(method: str, backbone: str, stream, folder: Path):
+    if method == "smope":
+        tiny_trainer(backbone, folder, stream=stream, **SETTINGS).train()
+        return
+    torch.manual_seed(0)
+    model = PromptedForImageClassification.from_backbone(backbone, method=method)
+    processor = ViTImageProcessorPil.from_pretrained(backbone)
+    ContinualTrainer(model, tiny_args(folder, **SETTINGS), stream, processor).train()
+
+
+def attempt(stage: Stage, log: Path, run, target: str | None = None, delay: float | None = None) -> bool:
+    """Whether a forked run ended by itself, before it was killed some time after its start, or that of a stage."""
+    stage.set("start")
+    stage.target = target
+    pid = os.fork()
+    if pid == 0:
+        try:
+            with open(log, "w") as file:
+                os.dup2(file.fileno(), 1)
+                os.dup2(file.fileno(), 2)
+            run()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    if target is not None:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WSTOPPED | os.WNOWAIT)
+        os.kill(pid, signal.SIGCONT)
+    if delay is not None:
+        end = time.monotonic() + delay
+        while time.monotonic() < end and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            time.sleep(min(0.001, delay))
+        os.kill(pid, signal.SIGKILL)  # one that is over stays a zombie until it is waited for
+    _, status = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(status):
+        return False
+    assert os.WEXITSTATUS(status) == 0, log.read_text()[-4000:]
+    return True
+
+
+def main(folder: Path, kills: int, seed: int) -> dict:
+    torch.set_num_threads(1)
+    for module in (smope_hf.model_card, smope_hf.results):
+        for name in ("plot_accuracy_matrix", "plot_average_accuracy"):
+            vars(module)[name] = lambda *_, **__: None  # most of the time of so small a run
+    draw, stage, hit, aimed, runs = random.Random(seed), Stage(), Counter(), Counter(), 0
+    watch(stage)
+    backbone, stream, durations = save_backbone(folder / "backbone"), tiny_stream(), {}
+    while sum(hit.values()) < kills or len(aimed) < len(STAGES):
+        method = METHODS[runs % len(METHODS)]
+        expected, found = folder / method, folder / "run"
+        if method not in durations:
+            start = time.monotonic()
+            attempt(stage, folder / "log", lambda: learn(method, backbone, stream, expected))
+            durations[method] = time.monotonic() - start
+        whole = False
+        while not whole:
+            target = min(STAGES, key=lambda name: aimed[name]) if draw.random() < 0.5 else None
+            delay = draw.expovariate(1 / 0.004) if target else draw.uniform(0, 0.6 * durations[method])
+            whole = attempt(stage, folder / "log", lambda: learn(method, backbone, stream, found), target, delay)
+            if not whole:
+                hit[str(stage)] += 1
+                aimed.update([target] if target else [])
+        assert_same_run(expected, found)
+        shutil.rmtree(found)
+        runs += 1
+    return {"kills": sum(hit.values()), "runs": runs, "hit": dict(hit.most_common()), "aimed": dict(aimed)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))

@@ -1,0 +1,410 @@
+"""A run that is stopped in the middle of a task goes on there, and ends as if nothing had happened."""
+
+import os
+import shutil
+import signal
+
+import pytest
+import torch
+from runs import assert_same_run, save_backbone, tiny_args, tiny_stream, tiny_trainer
+from transformers import ViTImageProcessorPil
+
+from smope_hf import ContinualTrainer
+from smope_hf.callbacks import ContinualCallback
+from smope_hf.interruption import TrainingInterrupted
+from smope_hf.modeling_prompted import PromptedForImageClassification
+from smope_hf.state_folder import INDEX_FILE, read_content
+
+STEPS = {"dense": 3, "sparse": 6}  # 18 images in batches of 8, and 1 and 2 epochs
+RUN = {"checkpoint_every": 2, "logging_steps": 4}
+
+
+class Lost(BaseException):
+    """Stands for whatever takes a process away."""
+
+
+class StopAt(ContinualCallback):
+    """Calls `what` in front of a step of a task, counted over the task's phases from 0; notes the losses it hears."""
+
+    def __init__(self, task=None, step=None, what=None):
+        self.task, self.step, self.what, self.losses, self.hook = task, step, what, [], None
+
+    def on_task_begin(self, trainer, task):
+        if self.hook is not None:
+            self.hook.remove()
+            self.hook = None
+        if task.index == self.task:
+            seen = iter(range(10_000))
+
+            def before(module, arguments, options):
+                if "labels" in options and next(seen) == self.step:
+                    self.what()
+
+            self.hook = trainer.model.register_forward_pre_hook(before, with_kwargs=True)
+
+    def on_log(self, trainer, task, losses):
+        self.losses.append((task.index, losses))
+
+
+def lose():
+    raise Lost
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_pictures():
+    """Drawing takes most of the time of a run as small as these."""
+    with pytest.MonkeyPatch.context() as patch:
+        for place in (
+            "model_card.plot_accuracy_matrix",
+            "results.plot_accuracy_matrix",
+            "results.plot_average_accuracy",
+        ):
+            patch.setattr(f"smope_hf.{place}", lambda *_, **__: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return save_backbone(tmp_path_factory.mktemp("backbone"))
+
+
+def make(backbone, folder, method="smope", callback=None, **settings):
+    settings = {**RUN, **settings}
+    callbacks = [] if callback is None else [callback]
+    if method == "smope":
+        return tiny_trainer(backbone, folder, callbacks=callbacks, **settings)
+    torch.manual_seed(0)
+    model = PromptedForImageClassification.from_backbone(backbone, method=method)
+    processor = ViTImageProcessorPil.from_pretrained(backbone)
+    return ContinualTrainer(model, tiny_args(folder, **settings), tiny_stream(), processor, callbacks)
+
+
+def stopped(backbone, folder, task, step, what=lose, error=Lost, **settings):
+    callback = StopAt(task, step, what)
+    with pytest.raises(error) as caught:
+        make(backbone, folder, callback=callback, **settings).train()
+    return callback, caught.value
+
+
+def resumed(backbone, folder, **settings):
+    callback = StopAt()
+    torch.rand(5)  # the global generator stands elsewhere in another process
+    return make(backbone, folder, callback=callback, resume=True, **settings).train(), callback
+
+
+@pytest.fixture(scope="module")
+def whole(backbone, tmp_path_factory):
+    """Uninterrupted runs by their settings, each made once."""
+    made = {}
+
+    def run(**settings):
+        key = str(sorted(settings.items()))
+        if key not in made:
+            folder, callback = tmp_path_factory.mktemp("whole"), StopAt()
+            made[key] = folder, make(backbone, folder, callback=callback, **settings).train(), callback
+        return made[key]
+
+    return run
+
+
+# ---------------------------------------------------------------------- going on
+
+
+@pytest.mark.parametrize(
+    "task, step, phase, done",
+    [
+        (0, 1, None, 0),  # before the first saving: the run begins anew
+        (0, 2, "dense", 2),
+        (0, 3, "dense", 3),  # between the phases
+        (0, 4, "dense", 3),
+        (0, 8, "sparse", 4),
+        (1, 1, None, 0),
+        (1, 5, "sparse", 4),  # in the second epoch
+        (2, 2, "sparse", 2),  # in the first
+    ],
+)
+def test_a_run_goes_on_where_it_was_saved_last(backbone, whole, tmp_path, task, step, phase, done):
+    expected, _, heard = whole()
+    before, _ = stopped(backbone, tmp_path, task, step)
+    content = read_content(tmp_path / "state")
+    if phase is None:
+        assert content is None
+    else:
+        assert (content["task"], content["phase"], content["step"]) == (task, phase, done)
+        assert content["steps"] == STEPS[phase]
+    _, after = resumed(backbone, tmp_path)
+    assert_same_run(expected, tmp_path)
+    kept = [entry for entry in before.losses if entry not in after.losses]
+    assert kept + after.losses == heard.losses  # nothing is logged with other numbers, and nothing is left out
+
+
+@pytest.mark.parametrize("stage", ["statistics", "alignment", "evaluation", "saving"])
+def test_a_task_is_not_trained_again_when_it_is_lost_behind_its_training(
+    backbone, whole, tmp_path, monkeypatch, stage
+):
+    expected, _, _ = whole()
+    place = {
+        "statistics": "smope_hf.statistics_pass.take_statistics",
+        "alignment": "smope_hf.trainer.align_classifier",
+        "evaluation": "smope_hf.trainer.evaluate_tasks",
+        "saving": "smope_hf.checkpoint.write_card",
+    }[stage]
+    module, name = place.rsplit(".", 1)
+    right, calls = getattr(__import__(module, fromlist=[name]), name), []
+
+    def second_time_lost(*arguments, **options):
+        calls.append(0)
+        if len(calls) == (1 if stage == "alignment" else 2):  # of the second task
+            right(*arguments, **options)
+            raise Lost
+        return right(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, second_time_lost)
+        with pytest.raises(Lost):
+            make(backbone, tmp_path).train()
+    assert read_content(tmp_path / "state")["step"] == STEPS["sparse"]
+    resumed(backbone, tmp_path)
+    trained = StopAt(1, 0, lose)  # the second task has no step left
+    assert_same_run(expected, tmp_path)
+    shutil.rmtree(tmp_path / "task-03")
+    make(backbone, tmp_path, callback=trained, resume=True).train()
+    assert_same_run(expected, tmp_path)
+
+
+@pytest.mark.parametrize("method", ["ovor", "finetune", "coda-prompt"])
+def test_methods_that_draw_in_their_steps_or_train_the_backbone_go_on_too(backbone, whole, tmp_path, method):
+    expected, _, _ = whole(method=method)
+    stopped(backbone, tmp_path, 1, 3, method=method)
+    assert read_content(tmp_path / "state")["step"] == 2
+    resumed(backbone, tmp_path, method=method)
+    assert_same_run(expected, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"gradient_accumulation_steps": 3},
+        {"lr_schedule": "cosine-per-epoch", "weight_decay": 0.1, "max_grad_norm": 1.0},
+        {"freeze_epochs": 1, "statistics": "train", "alignment": "gaussian", "alignment_epochs": 2},
+        {"mixed_precision": "bf16"},
+        {"compare_alignments": ["none"]},
+    ],
+    ids=str,
+)
+def test_settings_that_reach_into_a_step(backbone, whole, tmp_path, settings):
+    expected, _, _ = whole(**settings)
+    stopped(backbone, tmp_path, 1, 13 if "gradient_accumulation_steps" in settings else 5, **settings)
+    assert read_content(tmp_path / "state")["step"] == 4
+    resumed(backbone, tmp_path, **settings)
+    assert_same_run(expected, tmp_path)
+
+
+def test_a_run_may_be_stopped_many_times_and_read_its_losses_otherwise(backbone, whole, tmp_path):
+    expected, _, _ = whole()
+    stopped(backbone, tmp_path, 0, 2)
+    for step in (2, 2, 2):
+        stopped(backbone, tmp_path, 0, step, resume=True)
+    _, heard = resumed(backbone, tmp_path, logging_steps=1, checkpoint_every=0)
+    assert_same_run(expected, tmp_path)
+    assert len(heard.losses) > len(whole()[2].losses) / 2
+
+
+def test_the_state_saves_work(backbone, tmp_path):
+    """Steps that a state has are not computed again."""
+    stopped(backbone, tmp_path, 1, 5)
+    stopped(backbone, tmp_path, 1, 1, resume=True)  # the fifth step was lost and is the first one now
+    content = read_content(tmp_path / "state")
+    assert (content["task"], content["step"]) == (1, 4)
+
+
+def test_seconds_of_all_parts_are_counted(backbone, tmp_path):
+    stopped(backbone, tmp_path, 1, 5)
+    before = read_content(tmp_path / "state")["seconds"]
+    assert before["training"] > 0 and before["statistics"] > 0
+    content, _ = resumed(backbone, tmp_path)
+    for stage in ("training", "statistics"):
+        assert content["seconds_by_task"][1][stage] > before[stage]
+
+
+# ---------------------------------------------------------------------- signals
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("every", [0, 2])
+def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(backbone, whole, tmp_path, capsys, number, status, every):
+    expected, _, _ = whole()
+    handlers = [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
+    _, stop = stopped(
+        backbone, tmp_path, 1, 2, lambda: signal.raise_signal(number), TrainingInterrupted, checkpoint_every=every
+    )
+    assert stop.code == status
+    assert [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)] == handlers
+    content = read_content(tmp_path / "state")
+    assert (content["task"], content["phase"], content["step"]) == (1, "sparse", 3)
+    message = capsys.readouterr().err
+    assert f"Stopped by {signal.Signals(number).name}" in message and f"stands in {tmp_path}/state" in message
+    assert "--resume goes on from there" in message
+    resumed(backbone, tmp_path)
+    assert_same_run(expected, tmp_path)
+
+
+def test_a_signal_outside_of_training_leaves_at_once(backbone, whole, tmp_path, capsys, monkeypatch):
+    expected, _, _ = whole()
+    with monkeypatch.context() as patch:
+        patch.setattr("smope_hf.trainer.evaluate_tasks", lambda *_: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(TrainingInterrupted):
+            make(backbone, tmp_path, checkpoint_every=0).train()
+    assert "Nothing was saved yet; the same command begins anew." in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr("smope_hf.trainer.evaluate_tasks", lambda *_: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(TrainingInterrupted):
+            make(backbone, tmp_path).train()
+    assert f"stands in {tmp_path}/state" in capsys.readouterr().err
+    resumed(backbone, tmp_path)
+    assert_same_run(expected, tmp_path)
+
+
+def test_an_impatient_second_signal_does_not_wait(backbone, tmp_path, monkeypatch):
+    monkeypatch.setattr("smope_hf.interruption.PATIENCE", 0.0)
+
+    def twice():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("the step went on")
+
+    stopped(backbone, tmp_path, 0, 1, twice, TrainingInterrupted)
+    assert read_content(tmp_path / "state") is None
+
+
+def test_a_launchers_echo_of_the_signal_is_no_second_one(backbone, tmp_path):
+    def twice():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+
+    _, stop = stopped(backbone, tmp_path, 0, 0, twice, TrainingInterrupted)
+    assert stop.code == 130 and read_content(tmp_path / "state")["step"] == 1
+
+
+# ---------------------------------------------------------------------- states that are refused
+
+
+@pytest.fixture(scope="module")
+def cut(backbone, tmp_path_factory):
+    """A run that was lost in its second task."""
+    folder = tmp_path_factory.mktemp("cut")
+    stopped(backbone, folder, 1, 5)
+    return folder
+
+
+@pytest.fixture
+def copy(cut, tmp_path):
+    return shutil.copytree(cut, tmp_path / "run")
+
+
+def test_a_run_in_training_is_not_overwritten(backbone, copy):
+    with pytest.raises(FileExistsError, match="already holds learned tasks, up to task-01"):
+        make(backbone, copy)
+    shutil.rmtree(copy / "task-01")
+    with pytest.raises(FileExistsError, match="already holds a task in training, in .*state. Set resume"):
+        make(backbone, copy)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"learning_rate": 0.1}, "learning_rate was 0.005 and is 0.1"),
+        ({"model_fields": {"top_k": 3}}, "top_k was 2 and is 3"),
+        ({"stream": tiny_stream(seed=1)}, "tasks are others"),
+    ],
+    ids=["recipe", "model", "tasks"],
+)
+def test_a_state_of_another_run_is_refused(backbone, tmp_path, change, message):
+    stopped(backbone, tmp_path, 0, 5)
+    with pytest.raises(ValueError, match=message):
+        tiny_trainer(backbone, tmp_path, resume=True, **RUN, **change).train()
+
+
+def test_a_state_that_follows_another_task_is_refused(backbone, whole, copy):
+    expected, _, _ = whole()
+    shutil.rmtree(copy / "task-01")
+    with pytest.raises(ValueError, match="a state of task 2, which does not follow the last whole task there is"):
+        resumed(backbone, copy)
+    other = copy.parent / "other"
+    tiny_trainer(backbone, other, stream=tiny_stream(), seed=1).train()
+    shutil.copytree(other / "task-01", copy / "task-01")
+    with pytest.raises(ValueError, match="seed was 1 and is 0"):
+        resumed(backbone, copy)
+
+
+def test_a_state_of_a_task_that_is_whole_is_removed(backbone, whole, copy):
+    expected, _, _ = whole()
+    shutil.copytree(expected / "task-02", copy / "task-02")
+    resumed(backbone, copy)
+    assert_same_run(expected, copy)
+
+
+def damage(folder, kind):
+    (tensors,) = folder.glob("*.safetensors")
+    index = folder / INDEX_FILE
+    if kind == "no tensors":
+        tensors.unlink()
+    elif kind == "not an object":
+        index.write_text("[]")
+    elif kind == "another step":
+        index.write_text(index.read_text().replace('"step": 4', '"step": 5'))
+    elif kind == "newer":
+        index.write_text(index.read_text().replace('"format_version": 1', '"format_version": 2'))
+    else:
+        file = tensors if "tensors" in kind else index
+        content = bytearray(file.read_bytes())
+        if "truncated" in kind:
+            content = content[: len(content) // 2]
+        else:
+            content[len(content) // 2] ^= 4
+        file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["truncated tensors", "flipped tensors", "no tensors", "truncated JSON", "flipped JSON", "not an object",
+     "another step", "newer"],
+)  # fmt: skip
+def test_a_broken_state_is_refused_with_advice(backbone, whole, copy, kind):
+    expected, _, _ = whole()
+    damage(copy / "state", kind)
+    advice = "Install the version that wrote it" if kind == "newer" else f"Remove {copy}/state to go on behind the"
+    with pytest.raises(ValueError, match=advice):
+        resumed(backbone, copy)
+    shutil.rmtree(copy / "state")
+    resumed(backbone, copy)  # what was advised helps
+    assert_same_run(expected, copy)
+
+
+def test_a_saving_that_fails_leaves_the_state_before(backbone, whole, tmp_path, monkeypatch):
+    expected, _, _ = whole()
+    import smope_hf.state_folder as module
+
+    right, calls = module.save_file, []
+
+    def full(tensors, path):
+        calls.append(0)
+        if len(calls) == 4:
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        right(tensors, path)
+
+    monkeypatch.setattr(module, "save_file", full)
+    with pytest.raises(OSError, match="No space left .* the one before is whole. Make room"):
+        make(backbone, tmp_path).train()
+    assert len(os.listdir(tmp_path / "state")) == 2
+    resumed(backbone, tmp_path)
+    assert_same_run(expected, tmp_path)
+
+
+@pytest.mark.parametrize("setting", [{"checkpoint_every": -1}, {"checkpoint_every": 2.5}, {"checkpoint_every": True}])
+def test_wrong_settings(tmp_path, setting):
+    with pytest.raises(ValueError, match="checkpoint_every = .* is not allowed"):
+        tiny_args(tmp_path, **setting)
+    with pytest.raises(ValueError, match="save_checkpoints is off"):
+        tiny_args(tmp_path, checkpoint_every=1, save_checkpoints=False)
