@@ -16,7 +16,7 @@ from transformers.utils import CONFIG_NAME
 from .alignment import ClassStatistics
 from .backbones import head_shape
 from .checkpoint_guard import inside
-from .files import sync, write_json
+from .files import remove_temporary, sync, write_json
 from .model_card import write_card
 from .modeling_incremental import IncrementalClassifier
 from .modeling_smope import SMoPEForImageClassification
@@ -99,6 +99,8 @@ def remove_partial(output_dir: str | os.PathLike):
     """Delete what a killed process left half written."""
     for path in Path(output_dir).glob(".task-*.partial"):
         shutil.rmtree(path)
+    for folder in (Path(output_dir), *Path(output_dir).glob("*/")):  # of plots/ and other folders beside the tasks'
+        remove_temporary(folder)
 
 
 def routing_report(model: SMoPEForImageClassification, usage_history: list[Tensor]) -> dict:
