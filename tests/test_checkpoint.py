@@ -77,9 +77,12 @@ def make_saved(tmp_path, *names):
 def test_what_a_killed_process_left_is_ignored_and_removed(tmp_path):
     make_saved(tmp_path, "task-01", ".task-02.1a2b3c4d.partial")
     (tmp_path / "plots").mkdir()
+    for name in (".metrics.json.0a1b2c3d.tmp", "plots/.a.png.0a1b2c3d.tmp", "plots/.mine.tmp"):
+        (tmp_path / name).write_text("half")
     assert saved_tasks(tmp_path) == [tmp_path / "task-01"]
     remove_partial(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["plots", "task-01"]
+    assert os.listdir(tmp_path / "plots") == [".mine.tmp"]  # nobody but its maker knows what that is
     remove_partial(tmp_path / "nowhere")
 
 
