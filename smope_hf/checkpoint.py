@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers.utils import CONFIG_NAME
@@ -16,7 +17,7 @@ from transformers.utils import CONFIG_NAME
 from .alignment import ClassStatistics
 from .backbones import head_shape
 from .checkpoint_guard import inside
-from .files import sync, write_json
+from .files import remove_temporary, sync, write_json
 from .model_card import write_card
 from .modeling_incremental import IncrementalClassifier
 from .modeling_smope import SMoPEForImageClassification
@@ -99,6 +100,8 @@ def remove_partial(output_dir: str | os.PathLike):
     """Delete what a killed process left half written."""
     for path in Path(output_dir).glob(".task-*.partial"):
         shutil.rmtree(path)
+    for folder in (Path(output_dir), *Path(output_dir).glob("*/")):  # of plots/ and other folders beside the tasks'
+        remove_temporary(folder)
 
 
 def routing_report(model: SMoPEForImageClassification, usage_history: list[Tensor]) -> dict:
@@ -160,7 +163,23 @@ def save_task(
         usage_history: for each task the counts (L, H, E) that its images added; empty for a model without experts.
         state: the run so far, as JSON.
         manifest: of the tasks learned so far.
+
+    Raises:
+        FileExistsError: when the folder exists.
+        OSError: when it cannot be written; nothing of it is left, and the message says what to do.
     """
+    try:
+        _write_task(folder, model, image_processor, statistics, usage_history, state, manifest)
+    except FileExistsError:
+        raise
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"{folder} could not be saved: {error}. Nothing of it was left, and what was saved before is whole. Make "
+            "room or give the right to write there, and go on with the same command and --resume."
+        ) from error
+
+
+def _write_task(folder, model, image_processor, statistics, usage_history, state, manifest):
     with whole_folder(folder) as beside:
         model.save_pretrained(beside)
         image_processor.save_pretrained(beside)

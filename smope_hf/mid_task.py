@@ -204,7 +204,8 @@ class MidTask:
 
     def _set_generators(self, tensors: dict[str, Tensor]):
         accelerator = self.trainer.accelerator
-        torch.set_rng_state(tensors["generator.cpu"][accelerator.process_index])
+        rank = accelerator.process_index
+        torch.set_rng_state(tensors["generator.cpu"][rank].clone())  # torch takes it from the start of its storage
         if accelerator.device.type != "cpu":
-            state = tensors["generator.device"][accelerator.process_index]
+            state = tensors["generator.device"][rank].clone()
             torch.get_device_module(accelerator.device).set_rng_state(state)

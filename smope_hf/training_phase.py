@@ -51,10 +51,10 @@ class TrainingPhase:
         history = torch.zeros(self.epochs * len(batches), len(self.names), device=self.accelerator.device)
         done, self.read = trainer.mid_task.restore(self.name, optimizer, history)
         schedule = build_schedule(optimizer, args, self.epochs, len(batches), done)
-        bar = trainer.bar(len(history), f"task {self.task.index + 1}/{len(trainer.stream)} {self.name}")
-        bar.update(done)
+        title = f"task {self.task.index + 1}/{len(trainer.stream)} {self.name}"
         compiled = trainer.compiled.active(trainer.model) if args.torch_compile else nullcontext()
-        with trainer.signals.wait_for_steps(), compiled:
+        with trainer.signals.wait_for_steps(), compiled, trainer.bar(len(history), title) as bar:
+            bar.update(done)
             for epoch in range(done // len(batches), self.epochs):
                 purpose = (self.task.index, self.name, epoch)
                 crops = trainer.augment.draw(len(images), derive_generator(args.seed, "augmentation", *purpose))
@@ -65,7 +65,6 @@ class TrainingPhase:
                     bar.update()
                     done += 1
                     self._look_up(optimizer, history, done, bar)
-        bar.close()
         self._release(model)
         trainer.model.eval()
 

@@ -96,4 +96,4 @@ def assert_same_run(expected: Path, found: Path):
             if (expected / name / file).exists():
                 assert without_seconds(expected / name, file) == without_seconds(found / name, file), f"{name}/{file}"
     assert without_seconds(expected, "metrics.json") == without_seconds(found, "metrics.json")
-    assert not (found / "state").exists() and not list(found.glob(".*"))
+    assert not (found / "state").exists() and not list(found.rglob(".*"))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 
 import pytest
 import torch
@@ -77,9 +78,12 @@ def make_saved(tmp_path, *names):
 def test_what_a_killed_process_left_is_ignored_and_removed(tmp_path):
     make_saved(tmp_path, "task-01", ".task-02.1a2b3c4d.partial")
     (tmp_path / "plots").mkdir()
+    for name in (".metrics.json.0a1b2c3d.tmp", "plots/.a.png.0a1b2c3d.tmp", "plots/.mine.tmp"):
+        (tmp_path / name).write_text("half")
     assert saved_tasks(tmp_path) == [tmp_path / "task-01"]
     remove_partial(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["plots", "task-01"]
+    assert os.listdir(tmp_path / "plots") == [".mine.tmp"]  # nobody but its maker knows what that is
     remove_partial(tmp_path / "nowhere")
 
 
@@ -203,6 +207,44 @@ def test_a_failure_while_saving_leaves_nothing(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         save_task(tmp_path / "task-01", tiny_model(), BrokenProcessor(), ClassStatistics.empty(32), [], {}, {})
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("limit", [1_000, 5_000, 20_000])
+def test_a_disk_that_is_full_is_an_error_that_says_what_to_do(saved, limit):
+    """The limit is one of the system's, on the size of each file, and stops a write as a full disk would."""
+    folder, model, statistics, usage = saved
+    processor = ViTImageProcessorPil(size={"height": 16, "width": 16})
+    before, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(
+            OSError, match="task-02 could not be saved: .* saved before is whole. Make room .*--resume"
+        ):
+            save_task(folder.with_name("task-02"), model, processor, statistics, [usage], STATE, MANIFEST)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, hard))
+    assert os.listdir(folder.parent) == ["task-01"]
+    assert load_state(folder) and load_statistics(folder)
+
+
+def test_a_folder_that_exists_is_not_touched(saved):
+    folder, model, statistics, usage = saved
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(FileExistsError, match="exists already. Give another output_dir"):
+        save_task(folder, model, ViTImageProcessorPil(), statistics, [usage], STATE, MANIFEST)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_no_right_to_write_is_an_error_that_says_what_to_do(saved, monkeypatch):
+    folder, model, statistics, usage = saved
+
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")  # no folder's mode keeps root out, who may run this
+
+    monkeypatch.setattr("os.rename", refused)
+    with pytest.raises(OSError, match="could not be saved: .*Permission denied.* give the right to write there"):
+        save_task(folder.with_name("task-02"), model, ViTImageProcessorPil(), statistics, [usage], STATE, MANIFEST)
+    assert os.listdir(folder.parent) == ["task-01"]
 
 
 @pytest.mark.parametrize("version", [2, 0, "1", None, 1.5])

@@ -9,17 +9,26 @@ from pathlib import Path
 import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-KILLS = 40
+KILLS, IN_SAVING = 40, 50
 
 
-def test_no_kill_changes_a_result(tmp_path):
+def kill(folder: Path, kills: int, *stage: str) -> dict:
     driver = Path(__file__).parent / "kill_driver.py"
-    command = [sys.executable, str(driver), str(tmp_path), str(KILLS), "0"]
+    command = [sys.executable, str(driver), str(folder), str(kills), "0", *stage]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_no_kill_changes_a_result(tmp_path):
+    found = kill(tmp_path, KILLS)
     assert found["kills"] >= KILLS and found["runs"] >= 3
     assert set(found["aimed"]) == {
         "dense", "sparse", "statistics", "alignment", "evaluation", "saving", "state", "finish"
     }  # fmt: skip
+
+
+def test_a_kill_while_a_task_is_saved_leaves_every_saved_task_readable(tmp_path):
+    found = kill(tmp_path, IN_SAVING, "saving")
+    assert found["kills"] >= IN_SAVING and found["hit"]["saving"] >= IN_SAVING / 4

@@ -13,7 +13,7 @@ from smope_hf import ContinualTrainer
 from smope_hf.callbacks import ContinualCallback
 from smope_hf.interruption import TrainingInterrupted
 from smope_hf.modeling_prompted import PromptedForImageClassification
-from smope_hf.state_folder import INDEX_FILE, read_content
+from smope_hf.state_folder import INDEX_FILE, read_content, read_tensors, write_state
 
 STEPS = {"dense": 3, "sparse": 6}  # 18 images in batches of 8, and 1 and 2 epochs
 RUN = {"checkpoint_every": 2, "logging_steps": 4}
@@ -220,11 +220,12 @@ def test_the_state_saves_work(backbone, tmp_path):
 
 def test_seconds_of_all_parts_are_counted(backbone, tmp_path):
     stopped(backbone, tmp_path, 1, 5)
-    before = read_content(tmp_path / "state")["seconds"]
-    assert before["training"] > 0 and before["statistics"] > 0
-    content, _ = resumed(backbone, tmp_path)
-    for stage in ("training", "statistics"):
-        assert content["seconds_by_task"][1][stage] > before[stage]
+    folder = tmp_path / "state"
+    saved, tensors = read_content(folder), read_tensors(folder, read_content(folder))
+    assert saved["seconds"]["training"] > 0 and saved["seconds"]["statistics"] > 0
+    write_state(folder, {**saved, "seconds": {"training": 1000.0, "statistics": 500.0}}, tensors)
+    seconds = resumed(backbone, tmp_path)[0]["seconds_by_task"][1]
+    assert 1000 < seconds["training"] < 1100 and 500 < seconds["statistics"] < 600
 
 
 # ---------------------------------------------------------------------- signals
@@ -379,6 +380,24 @@ def test_a_broken_state_is_refused_with_advice(backbone, whole, copy, kind):
     shutil.rmtree(copy / "state")
     resumed(backbone, copy)  # what was advised helps
     assert_same_run(expected, copy)
+
+
+@pytest.mark.parametrize(
+    "change, without, message",
+    [
+        ({"num_processes": 2}, None, "is one of 2 processes, not of 1. Start as many"),
+        ({"steps": 7}, None, "does not fit the run: a phase of 7 steps"),
+        ({}, "model.classifier.bias", "does not fit the run: model.classifier.bias"),
+        ({}, "exp_avg.classifier.weight", "does not fit the run: exp_avg.classifier.weight"),
+        ({"optimizer_steps": {"elsewhere": 4}}, None, "does not fit the run: "),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused(backbone, copy, change, without, message):
+    folder = copy / "state"
+    content, tensors = read_content(folder), read_tensors(folder, read_content(folder))
+    write_state(folder, {**content, **change}, {key: value for key, value in tensors.items() if key != without})
+    with pytest.raises(ValueError, match=message + ".*Remove .*state to go on"):
+        resumed(backbone, copy)
 
 
 def test_a_saving_that_fails_leaves_the_state_before(backbone, whole, tmp_path, monkeypatch):

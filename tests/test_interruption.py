@@ -1,0 +1,97 @@
+"""Signals to whole programs: both ways to start a training, and two processes that have to agree."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from runs import assert_same_run, read, save_backbone
+from test_examples import ROOT, TINY
+from test_processes import launch
+
+from smope_hf.state_folder import INDEX_FILE, read_content
+
+PROGRAMS = {"smope": ["-m", "smope_hf", "train"], "example": [str(ROOT / "examples" / "train.py")]}
+LONG = ["--epochs", "40", "--report", "false", "--checkpoint_every", "1"]
+
+
+def started(program: str, folder: Path, *more: str) -> subprocess.Popen:
+    arguments = [*TINY, *LONG, "--output_dir", str(folder)]
+    if program == "smope":
+        arguments = [part.replace("_", "-") if part.startswith("--") else part for part in arguments]
+        arguments[arguments.index("--report") : arguments.index("--report") + 2] = ["--no-report"]
+    command = [sys.executable, *PROGRAMS[program], *arguments, *more]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program, number", [("smope", signal.SIGINT), ("example", signal.SIGTERM)])
+def test_a_program_that_is_told_to_stop(tmp_path, program, number):
+    process = started(program, tmp_path / "run")
+    while not (tmp_path / "run" / "state" / INDEX_FILE).exists():
+        assert process.poll() is None, process.stderr.read()[-3000:]
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert f"Stopped by {number.name}. The training stands in {tmp_path}/run/state" in errors
+    assert "Traceback" not in errors and "error:" not in errors
+    assert read_content(tmp_path / "run" / "state")["step"] >= 1
+    again = started(program, tmp_path / "run")
+    _, errors = again.communicate(timeout=60)
+    assert again.returncode != 0 and "already holds a task in training" in errors
+    again = started(program, tmp_path / "run", "--resume")
+    output, errors = again.communicate(timeout=200)
+    assert again.returncode == 0, errors[-3000:]
+    assert "Resuming in task 1, behind step " in output
+    assert len(read(tmp_path / "run", "metrics.json")["accuracy_matrix"]) == 5
+
+
+PAIR = """
+import json, os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import torch
+torch.set_num_threads(1)
+from runs import tiny_trainer
+from smope_hf.callbacks import ContinualCallback
+from smope_hf.interruption import TrainingInterrupted
+
+class TellOne(ContinualCallback):
+    "In the second task the second process alone is told to stop, within step 1."
+    def on_task_begin(self, trainer, task):
+        if task.index == 1 and not trainer.args.resume and trainer.accelerator.process_index == 1:
+            steps = iter(range(100))
+            def before(module, arguments, options):
+                if "labels" in options and next(steps) == 1:
+                    signal.raise_signal(signal.SIGTERM)
+            trainer.model.register_forward_pre_hook(before, with_kwargs=True)
+
+folder, mode = Path(sys.argv[3]), sys.argv[4]
+settings = dict(epochs=3, logging_steps=4, checkpoint_every=3, resume=mode == "resumed")
+trainer = tiny_trainer(sys.argv[2], folder, callbacks=[TellOne()] if mode == "stopped" else [], **settings)
+try:
+    trainer.train()
+except TrainingInterrupted as stop:
+    (folder / f"rank-{trainer.accelerator.process_index}.json").write_text(json.dumps({"code": stop.code}))
+"""
+
+
+@pytest.mark.slow
+def test_processes_stop_at_the_same_step_and_go_on_together(tmp_path):
+    backbone, script = save_backbone(tmp_path / "backbone"), tmp_path / "run.py"
+    script.write_text(PAIR)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    launch(2, script, backbone, str(whole), "whole")
+    launch(2, script, backbone, str(cut), "stopped")
+    content = read_content(cut / "state")
+    assert (content["task"], content["step"], content["num_processes"]) == (1, 4, 2)  # where losses are read anyway
+    for rank in (0, 1):
+        assert read(cut, f"rank-{rank}.json") == {"code": 143}
+        (cut / f"rank-{rank}.json").unlink()
+    launch(2, script, backbone, str(cut), "resumed")
+    assert_same_run(whole, cut)
