@@ -4,7 +4,7 @@
 
 Torch is imported once: every attempt is a fork. Half of the kills come at a random time of an attempt, the others a
 random time after a stage has begun, so that short stages are met as well. With a STAGE, such as
-saving, all come in it or right behind it. What is saved is read after each kill. Prints, as JSON, what was hit how often.
+saving, all come in it or right behind it. What is saved is read after each kill. Prints the counts as JSON.
 """
 
 import contextlib
