@@ -9,6 +9,7 @@ from .state_guard import is_count, is_fraction, is_list_of, is_text
 
 PATTERNS_FILE = "routing_patterns.json"
 FORMAT_VERSION = 1
+COUNT = "an integer from 0"
 _MEASURES = {"balance": ("entropy", "gini", "dead_share"), "overlap": ("usage", "experts")}
 
 
@@ -19,20 +20,32 @@ def load_patterns(run: Path) -> dict:
         ValueError: naming the field that is missing or has another type, range or length than a record has.
         OSError: when there is no record.
     """
-    file = Path(run) / PATTERNS_FILE
-    content = read_json(file)
-    check = Checker(file)
-    version = content.get("format_version")
-    check("format_version", version, is_count(version) and 1 <= version <= FORMAT_VERSION, f"1 to {FORMAT_VERSION}")
-    layers, tasks = content.get("layers"), content.get("tasks")
-    check("layers", layers, is_list_of(layers, is_count) and layers, "numbers of layers")
-    for name in ("num_experts", "top_k", "images_per_task"):
-        check(name, content.get(name), is_count(content.get(name)), "an integer from 0")
+    content, check = open_record(Path(run) / PATTERNS_FILE, FORMAT_VERSION)
+    check("images_per_task", content.get("images_per_task"), is_count(content.get("images_per_task")), COUNT)
     check("chance_survival", content.get("chance_survival"), is_fraction(content.get("chance_survival")), "0 to 1")
-    check("tasks", tasks, is_list_of(tasks, lambda task: isinstance(task, dict)) and tasks, "an object for each task")
-    for index, entry in enumerate(tasks):
-        _check_task(check, entry, index, len(layers))
+    for index, entry in enumerate(content["tasks"]):
+        _check_task(check, entry, index, len(content["layers"]))
     return content
+
+
+def open_record(file: Path, format_version: int) -> tuple[dict, "Checker"]:
+    """A record of routing with what all of them hold checked: its version, layers, experts and list of tasks.
+
+    Args:
+        file: the record.
+        format_version: the newest that can be read.
+
+    Returns:
+        Its content, and what checks the rest of it.
+    """
+    content, check = read_json(file), Checker(file)
+    version, layers, tasks = (content.get(name) for name in ("format_version", "layers", "tasks"))
+    check("format_version", version, is_count(version) and 1 <= version <= format_version, f"1 to {format_version}")
+    check("layers", layers, is_list_of(layers, is_count) and layers, "numbers of layers")
+    for name in ("num_experts", "top_k"):
+        check(name, content.get(name), is_count(content.get(name)), COUNT)
+    check("tasks", tasks, is_list_of(tasks, lambda task: isinstance(task, dict)) and tasks, "an object for each task")
+    return content, check
 
 
 class Checker:

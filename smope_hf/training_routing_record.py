@@ -5,8 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .routing_record import Checker, fractions
-from .safe_json import read_json
+from .routing_record import Checker, fractions, open_record
 from .state_guard import is_count, is_list_of, is_text
 
 TRAINING_FILE = "routing_training.json"
@@ -31,16 +30,8 @@ def load_training_record(run: Path) -> dict:
         ValueError: naming the field that is missing or has another type, range or length than a record has.
         OSError: when there is no record.
     """
-    file = Path(run) / TRAINING_FILE
-    content = read_json(file)
-    check = Checker(file)
-    version = content.get("format_version")
-    check("format_version", version, is_count(version) and 1 <= version <= FORMAT_VERSION, f"1 to {FORMAT_VERSION}")
-    layers, tasks = content.get("layers"), content.get("tasks")
-    check("layers", layers, is_list_of(layers, is_count) and layers, "numbers of layers")
-    for name in ("num_experts", "top_k"):
-        check(name, content.get(name), is_count(content.get(name)), "an integer from 0")
-    check("tasks", tasks, is_list_of(tasks, lambda task: isinstance(task, dict)) and tasks, "an object for each task")
+    content, check = open_record(Path(run) / TRAINING_FILE, FORMAT_VERSION)
+    layers, tasks = content["layers"], content["tasks"]
     before = {"task": 0, "step": 0}
     for index, entry in enumerate(tasks):
         where = f"tasks[{index}]"
