@@ -29,3 +29,17 @@ class ContinualCallback:
 
     def on_train_end(self, trainer, content: dict):
         """After the last task, with the content of metrics.json (on the main process; the metrics alone elsewhere)."""
+
+    def saved_state(self, trainer) -> dict | None:
+        """What the callback needs of the task in training when a run goes on in the middle of it, as JSON.
+
+        Asked on every process when `state/` is written; what the main process answers is kept. Default: nothing.
+        """
+        return None
+
+    def restore_state(self, trainer, state: dict | None):
+        """Behind `on_task_begin`, on every process, where a run goes on in the middle of a task.
+
+        Args:
+            state: what `saved_state` gave; None when the callback was not there, or gave nothing.
+        """

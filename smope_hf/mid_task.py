@@ -119,6 +119,8 @@ class MidTask:
         history[read:done] = tensors["losses"].to(history.device)
         self._set_generators(tensors)
         self.trainer.logged_steps = content["logged_steps"]
+        for callback in self.trainer.callbacks:
+            callback.restore_state(self.trainer, content["callbacks"].get(_name(callback)))
         self.content, self.tensors = None, {}
         return done, read
 
@@ -176,6 +178,7 @@ class MidTask:
             "model": comparable_fields(trainer.model.config),
             "protocol_hash": self.protocol_hash,
             "follows": trainer.state.follows,
+            "callbacks": {_name(callback): callback.saved_state(trainer) for callback in trainer.callbacks},
         }
         if accelerator.is_main_process:
             write_state(self.folder, content, tensors)
@@ -209,3 +212,7 @@ class MidTask:
         if accelerator.device.type != "cpu":
             state = tensors["generator.device"][rank].clone()
             torch.get_device_module(accelerator.device).set_rng_state(state)
+
+
+def _name(callback) -> str:
+    return type(callback).__name__

@@ -21,7 +21,8 @@ class TrainingRoutingRecorder(ContinualCallback):
     that holds then, `entropy`, `gini` and `dead_share` of [`smope_hf.routing_patterns.balance`], (L, H) each. Dense
     steps select nothing and are left out. Counts are summed on the device, and read where the losses are.
 
-    The file is written before a task is saved, so a resumed run goes on with all that its saved tasks did.
+    The file is written before a task is saved, and what it is to hold of a task in training is kept in the run's
+    `state/`: a resumed run goes on with all that was recorded.
     """
 
     wants_routing = True
@@ -55,6 +56,20 @@ class TrainingRoutingRecorder(ContinualCallback):
         if images:
             parts = {name: np.round(values, 4).tolist() for name, values in balance(counts)._asdict().items()}
             self._tasks[-1]["readings"].append({"step": trainer.logged_steps, "images": images, **parts})
+
+    def saved_state(self, trainer):
+        counts = trainer.accelerator.reduce(self._counts, reduction="sum")
+        return {"task": self._tasks[-1], "counts": counts.tolist()}
+
+    def restore_state(self, trainer, state):
+        if state is None:
+            raise ValueError(
+                f"The first steps of the task in {trainer.mid_task.folder} were not recorded. Leave record_routing "
+                "out, or remove that folder to begin the task again."
+            )
+        self._tasks[-1] = state["task"]
+        if trainer.accelerator.is_main_process:  # the counts are those of all processes
+            self._counts = torch.tensor(state["counts"], device=self._counts.device)
 
     def on_training_end(self, trainer, task):
         self._tasks[-1]["keys_sha256"] = _digest(trainer.model)

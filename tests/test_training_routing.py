@@ -266,3 +266,38 @@ def test_numbers_that_do_not_fit_the_picture_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"\(2, 1\) and dead_share \(1, 1\): give both as \(readings, layers\)"):
         plot_training_balance([1, 2], one, one[:1], tmp_path / "a.png")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return save_backbone(tmp_path_factory.mktemp("backbone"))
+
+
+class StopsAt(ContinualCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_forward(self, trainer, task, output, counts):
+        self.step -= 1
+        if self.step == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("step", [2, 8, 9, 17])
+def test_a_run_that_goes_on_within_a_task_records_what_an_uninterrupted_one_does(backbone, tmp_path, step):
+    settings = {"checkpoint_every": 1, "logging_steps": 2}
+    tiny_trainer(backbone, tmp_path / "whole", callbacks=[TrainingRoutingRecorder()], **settings).train()
+    with pytest.raises(KeyboardInterrupt):
+        callbacks = [TrainingRoutingRecorder(), StopsAt(step)]
+        tiny_trainer(backbone, tmp_path / "cut", callbacks=callbacks, **settings).train()
+    assert (tmp_path / "cut" / "state").is_dir()
+    tiny_trainer(backbone, tmp_path / "cut", callbacks=[TrainingRoutingRecorder()], resume=True, **settings).train()
+    assert load_training_record(tmp_path / "cut") == load_training_record(tmp_path / "whole")
+
+
+def test_a_record_cannot_begin_within_a_task(backbone, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        tiny_trainer(backbone, tmp_path, callbacks=[StopsAt(3)], checkpoint_every=1).train()
+    trainer = tiny_trainer(backbone, tmp_path, callbacks=[TrainingRoutingRecorder()], checkpoint_every=1, resume=True)
+    with pytest.raises(ValueError, match="were not recorded. Leave record_routing out"):
+        trainer.train()
