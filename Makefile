@@ -14,7 +14,7 @@ export OMP_WAIT_POLICY ?= passive
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/pip install --quiet $(TORCH)
-	$(RUN)/pip install --quiet --constraint constraints.txt --editable ".[dev,docs,trackers,export]"
+	$(RUN)/pip install --quiet --constraint constraints.txt --editable ".[dev,docs,trackers,export,demo]"
 	touch $(STAMP)
 
 demo: $(STAMP)  ## learn handwritten digits task after task, and use the result
