@@ -15,6 +15,7 @@ from smope_hf.alignment import (
     StatisticsAccumulator,
     align_classifier,
     lda_head,
+    set_gradients,
     train_on_samples,
 )
 
@@ -273,6 +274,43 @@ def test_statistics_of_too_few_classes_are_refused(alignment):
     statistics = statistics_of(*make_features([9] * 4))
     with pytest.raises(ValueError, match="head has 6 classes and the class statistics 4.*every class"):
         align_classifier(nn.Linear(SIZE, 6), statistics, 2, arguments(alignment=alignment), generator())
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+def test_closed_form_gradients_are_autograds(rows):
+    head = nn.Linear(SIZE, 5).double()
+    features = torch.randn(rows, SIZE, dtype=torch.float64, generator=generator())
+    labels = torch.randint(5, (rows,), generator=generator(1))
+    expected = torch.autograd.grad(nn.functional.cross_entropy(head(features), labels), head.parameters())
+    with torch.no_grad():
+        set_gradients(head, features, labels)
+    for parameter, gradient in zip(head.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-6, atol=1e-7)  # the softmax is float32
+
+
+class LargestTensor(TorchDispatchMode):
+    """Keeps the number of elements of the largest tensor that torch makes."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple | list) else [made]:
+            if isinstance(tensor, torch.Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return made
+
+
+@pytest.mark.parametrize("alignment", ["gaussian", "gaussian-full"])
+def test_alignment_of_a_thousand_classes_holds_one_batch_of_samples(alignment):
+    classes, size, batch = 1000, 32, 64
+    statistics = ClassStatistics(
+        torch.randn(classes, size), torch.ones(classes, size), torch.full((classes,), 50), 50_000 * torch.eye(size)
+    )
+    settings = arguments(alignment=alignment, alignment_epochs=1, batch_size=batch, alignment_batch_ratio=1)
+    with LargestTensor() as seen:
+        align_classifier(nn.Linear(size, classes), statistics, 3, settings, generator())
+    assert classes * size <= seen.elements <= batch * classes  # the statistics; the logits of one batch
 
 
 class Operations(TorchDispatchMode):
