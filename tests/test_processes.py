@@ -1,8 +1,9 @@
-"""Two processes on one machine learn what one process learns."""
+"""Two and four processes on one machine learn what one process learns."""
 
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,15 +35,24 @@ def launch(processes: int, script: Path, *arguments: str):
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory):
-    """The same run by one process and by two; 18 images in batches of 7 divide by neither."""
-    folder = tmp_path_factory.mktemp("pair")
+def run_by(tmp_path_factory):
+    """The same run by any number of processes; 18 images in batches of 7 divide by none of 2 and 4."""
+    folder = tmp_path_factory.mktemp("processes")
     backbone = save_backbone(folder / "backbone")
     script = folder / "run.py"
     script.write_text(SCRIPT)
-    for processes in (1, 2):
+
+    @cache
+    def run(processes: int) -> Path:
         launch(processes, script, backbone, str(folder / str(processes)))
-    return folder / "1", folder / "2"
+        return folder / str(processes)
+
+    return run
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def pair(run_by, request):
+    return run_by(1), run_by(request.param)
 
 
 def test_the_same_experts_are_used_and_marked(pair):
@@ -60,7 +70,7 @@ def test_the_same_weights_and_statistics_up_to_rounding(pair):
 
 
 def test_the_same_accuracies(pair):
-    one, two = (read(folder, "metrics.json") for folder in pair)
-    assert one["accuracy_matrix"] == two["accuracy_matrix"]
-    assert one["recall_by_class"] == two["recall_by_class"]
-    assert (one["num_processes"], two["num_processes"]) == (1, 2)
+    one, many = (read(folder, "metrics.json") for folder in pair)
+    assert one["accuracy_matrix"] == many["accuracy_matrix"]
+    assert one["recall_by_class"] == many["recall_by_class"]
+    assert (one["num_processes"], str(many["num_processes"])) == (1, pair[1].name)
