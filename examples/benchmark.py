@@ -30,7 +30,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from flops import count_flops
 from transformers import HfArgumentParser
 
 from smope_hf.accuracy_matrix import AccuracyMatrix
@@ -156,9 +156,9 @@ def gflops(model) -> tuple[float, float]:
     labels = torch.tensor([model.config.tasks[-1][0]])
     counts = []
     for training in (True, False):
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model.train(training)(pixels, **({"labels": labels} if training else {}))
-        counts.append(counter.get_total_flops() / 1e9)
+        inputs = {"labels": labels} if training else {}
+        with torch.no_grad():
+            counts.append(count_flops(lambda: model.train(training)(pixels, **inputs)) / 1e9)
     return counts[0], counts[1]
 
 
