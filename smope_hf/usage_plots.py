@@ -70,7 +70,7 @@ def plot_image_experts(
     *,
     layers: Sequence[int] | None = None,
     title: str | None = None,
-    width: float = 4.2,
+    width: float = 3.4,
     dpi: int = 200,
     theme: Mapping = LIGHT,
 ) -> Figure:
@@ -82,7 +82,7 @@ def plot_image_experts(
         path: file to write, .png or .svg; it appears whole or not at all.
         layers: the backbone's number of each prompt layer. Default: 0, 1, 2, ...
         title: line above the map. Default: none.
-        width: inches, at least 4; text stays of one size, so that a narrow figure can be read on a phone. Default: 4.2.
+        width: inches, at least 3.2; text stays of one size, so that a narrow figure suits a phone. Default: 3.4.
         dpi: pixels per inch. Default: 200.
         theme: colours. Default: `LIGHT`.
 
@@ -93,8 +93,8 @@ def plot_image_experts(
         ValueError: arrays that do not fit each other, an expert that there is not, negative counts, a figure too
             narrow, or another suffix.
     """
-    if not width >= 4:
-        raise ValueError(f"width = {width}: at least 4 inches are needed to hold the map and its scale")
+    if not width >= 3.2:
+        raise ValueError(f"width = {width}: at least 3.2 inches are needed to hold the map and its scale")
     counts = _usage_rows(usage_counts)
     chosen = [np.asarray(layer) for layer in selected]
     heads, experts = [len(layer) for layer in counts], counts[0].shape[1]
@@ -138,12 +138,13 @@ def _usage_map(
         keys.append(Patch(facecolor="none", edgecolor=theme["marked"], label=meaning))
     _layer_axis(axes, [len(layer) for layer in counts], names, theme)
     experts = rows.shape[1]
-    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, experts) if experts / step <= 15)
+    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, experts) if experts / step <= 15 * width / WIDTH)
     axes.set_xticks(range(0, experts, step))
     name_axes(axes, theme, title, "Expert", "Prompt layer, a row for each head")
     add_colorbar(axes, image, theme, f"Share of the head's selections\n(even use: {100 / experts:.3g}%)")
+    columns = 2 if width >= 4.2 else 1
     figure.legend(
-        handles=keys, loc="outside lower center", ncols=2, fontsize=FONT, frameon=False, labelcolor=theme["text"]
+        handles=keys, loc="outside lower center", ncols=columns, fontsize=FONT, frameon=False, labelcolor=theme["text"]
     )
     return figure
 

@@ -189,7 +189,7 @@ def test_experts_of_an_image_are_outlined_on_the_usage(tmp_path, num_layers, hea
     counts, rng = usage(num_layers, heads, experts=25), np.random.default_rng(2)
     selected = [np.argsort(rng.random((heads, 25)))[:, :5] for _ in range(num_layers)]
     figure = plot_image_experts(counts, selected, tmp_path / "a.png", theme=theme, dpi=100)
-    check_png(tmp_path / "a.png", width=420)
+    check_png(tmp_path / "a.png", width=340)
     check_labels(figure)
     axes = figure.axes[0]
     outlines = next(c for c in axes.collections if to_hex(c.get_edgecolor()[0]) == theme["marked"])
@@ -205,7 +205,7 @@ def test_experts_of_an_image_that_do_not_fit_are_refused(tmp_path):
     for selected in ([], [np.array([[0]])], [np.array([0, 1])]):
         with pytest.raises(ValueError, match=r"selected has shapes .*layers of \[2\] heads"):
             plot_image_experts(counts, selected, path)
-    with pytest.raises(ValueError, match="width = 2: at least 4"):
+    with pytest.raises(ValueError, match="width = 2: at least 3.2"):
         plot_image_experts(counts, [np.array([[0], [1]])], path, width=2)
     assert os.listdir(tmp_path) == []
 
