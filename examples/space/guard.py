@@ -1,6 +1,7 @@
-"""What stands before the page: bounded requests, nothing fetched for visitors, and a browser that stays on this host."""
+"""What stands before the page: bounded requests, nothing fetched for visitors, a browser that stays on this host."""
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,27 +36,38 @@ class Guard:
             return await self.app(scope, receive, send)
         if CLOSED.search(scope["path"]):  # they keep a visitor's state, or fetch what a visitor names
             return await _answer(send, 404, "There is nothing here.")
-        uploads = scope["path"].rstrip("/").endswith("/upload")
         if scope["method"] == "POST":
-            if uploads and folder_bytes(self.uploads) > self.upload_bytes:
-                return await _answer(send, 503, "Too many files are here at the moment. Try again in some minutes.")
-            body = await _read(receive, self.request_bytes if uploads else MESSAGE_BYTES)
-            if body is None:
-                return await _answer(send, 413, "That is too much at once. Send fewer or smaller images.")
-            if not uploads and _names_another_host(body):
-                return await _answer(send, 400, "Only uploaded files are taken, no addresses.")
-            receive = _replay(body, receive)
+            if scope["path"].rstrip("/").endswith("/upload"):
+                refusal = self._upload_refusal(scope)
+            else:
+                body = await _read(receive, MESSAGE_BYTES)
+                refusal = _message_refusal(body)
+                receive = _replay(body, receive)
+            if refusal is not None:
+                return await _answer(send, *refusal)
         return await self.app(scope, receive, _with_policy(send))
+
+    def _upload_refusal(self, scope) -> tuple[int, str] | None:
+        """Status and text, where an upload is not taken; the server reads no more than what its header says."""
+        length = dict(scope["headers"]).get(b"content-length", b"")
+        if not length.isdigit():
+            return 411, "The size of the upload is missing."
+        if int(length) > self.request_bytes:
+            return 413, "That is too much at once. Send fewer or smaller images."
+        if folder_bytes(self.uploads) + int(length) > self.upload_bytes:
+            return 503, "Too many files are here at the moment. Try again in some minutes."
+        return None
 
 
 def folder_bytes(folder: Path) -> int:
     """Size of all files in a folder; those that vanish meanwhile count nothing."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:
-            continue
+    for place, _, names in os.walk(folder):  # unlike rglob it does not mind folders that vanish
+        for name in names:
+            try:
+                total += os.path.getsize(os.path.join(place, name))
+            except FileNotFoundError:
+                continue
     return total
 
 
@@ -103,13 +115,17 @@ async def _answer(send, status: int, text: str):
     await send({"type": "http.response.body", "body": text.encode()})
 
 
-def _names_another_host(body: bytes) -> bool:
-    """Whether a message holds a file that the server would have to fetch."""
+def _message_refusal(body: bytes | None) -> tuple[int, str] | None:
+    """Status and text, where a message is too long or holds a file that the server would have to fetch."""
+    if body is None:
+        return 413, "That is too long a message."
     try:
         content = json.loads(body or b"null")
     except (ValueError, RecursionError):
-        return False  # gradio refuses it
-    return any(path.strip().casefold().startswith(("http:", "https:")) for path in _paths(content))
+        return 400, "That is no message of this page."
+    if any(path.strip().casefold().startswith(("http:", "https:")) for path in _paths(content)):
+        return 400, "Only uploaded files are taken, no addresses."
+    return None
 
 
 def _paths(content) -> Iterator[str]:

@@ -46,7 +46,7 @@ class Limits:
     lesson_seconds: float = 120
     visit_seconds: float = 300
     idle_seconds: float = 1800
-    visits: int = 100
+    visits: int = 500
     upload_bytes: int = 2**30
 
     def check_number(self, count: int):
@@ -57,9 +57,8 @@ class Limits:
                 "is held out to test on. Add some more."
             )
         if count > self.most_images:
-            raise Refused(
-                f"{count} images: at most {self.most_images} can be taught at once here. Remove {count - self.most_images}."
-            )
+            more = count - self.most_images
+            raise Refused(f"{count} images: at most {self.most_images} can be taught at once here. Remove {more}.")
 
     def check_name(self, name: str | None, known: Sequence[str]) -> str:
         """The name of a new class without needless spaces; refused where it is empty, too long or known already."""
@@ -81,7 +80,9 @@ class Limits:
     def check_teaching(self, lessons: int, seconds: float):
         """Refuse another lesson in a visit that had its share."""
         if lessons >= self.lessons:
-            raise Refused(f"This visit has taught {lessons} classes, which is the most. Reload the page to begin anew.")
+            raise Refused(
+                f"This visit has taught {lessons} classes, which is the most. Reload the page to begin anew."
+            )
         if seconds >= self.visit_seconds:
             raise Refused(
                 f"This visit has used its {self.visit_seconds:.0f} seconds of training. Download what it has taught; "

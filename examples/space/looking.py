@@ -55,7 +55,7 @@ def chosen_shares(look: Look) -> tuple[float, float]:
 
 
 def in_common(one: Look, other: Look) -> float | None:
-    """Share of the experts switched on that two revisions have in common; None where their experts cannot be paired."""
+    """Share of the experts switched on that two revisions have in common; None where they cannot be paired."""
     if one.selected is None or other.selected is None:
         return None
     shapes = [[u.shape for u in look.usage] for look in (one, other)]
@@ -73,8 +73,8 @@ def experts_html(look: Look) -> str:
     heads, most = len(look.selected[0]), len(look.selected[0][0])
     text = (
         f"In each of {len(look.layers)} layers, each of {heads} heads switches on {most} of its "
-        f"{look.usage[0].shape[1]} experts. Training used {100 * often:.0f}% of those that this image switches on more "
-        f"often than most, and {100 * never:.0f}% never."
+        f"{look.usage[0].shape[1]} experts. Training used {100 * often:.0f}% of those that this image switches on "
+        f"more often than most, and {100 * never:.0f}% never."
     )
     pictures = "".join(
         f'<img class="experts on-{name}" alt="{html.escape(text)}" src="data:image/png;base64,{_png(look, theme)}">'

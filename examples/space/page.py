@@ -21,7 +21,7 @@ body:not(.dark) img.on-dark, body.dark img.on-light {display: none !important}
 .note {border-left: 4px solid #0072b2; padding: .5rem .75rem; overflow-wrap: anywhere}
 .note.refused {border-color: #d55e00}
 table.lesson {border-collapse: collapse; width: 100%; margin: .75rem 0}
-table.lesson tr {border: none !important}
+table.lesson, table.lesson tbody, table.lesson tr {border: none !important}
 table.lesson th, table.lesson td {padding: .35rem .5rem !important; border: none !important; text-align: left;
   border-bottom: 1px solid var(--border-color-primary) !important; overflow-wrap: break-word; vertical-align: top}
 table.lesson .number {text-align: right}
@@ -35,24 +35,18 @@ The backbone is frozen; a few prompt experts learn. Drop an image to see what th
 it switches on. Then teach a copy of the model a class of your own, and take it home."""
 
 
-class UploadedImage(gr.Image):
-    """An image that reaches the server as a file: nothing opens it before its size was checked."""
+def as_sent(upload: gr.Image | gr.File):
+    """Have an upload reach the server as files: nothing opens an image before its size was checked.
 
-    def get_block_name(self):
-        return "image"
+    A subclass would have gradio write a stub file beside this one.
+    """
 
-    def preprocess(self, payload):
-        return None if payload is None else payload.path
+    def paths(payload):
+        if payload is None:
+            return None
+        return [file.path for file in payload.root] if isinstance(upload, gr.File) else payload.path
 
-
-class UploadedFiles(gr.File):
-    """Files that reach the server as they are: gradio would leave an empty one beside each."""
-
-    def get_block_name(self):
-        return "file"
-
-    def preprocess(self, payload):
-        return None if payload is None else [file.path for file in payload.root]
+    upload.preprocess = paths
 
 
 def theme() -> gr.themes.Base:
@@ -102,9 +96,10 @@ def build_page(
 def _look_tab(desk, checkpoint, revision, revisions, examples) -> gr.Dropdown:
     with gr.Row():
         with gr.Column(min_width=280):
-            image = UploadedImage(
+            image = gr.Image(
                 label="Image", type="filepath", image_mode=None, sources=["upload", "clipboard"], height=260
             )
+            as_sent(image)
             if examples:
                 offered = list(map(str, examples))
                 gr.Examples(offered, image, label="Or one of these", cache_examples=False, api_visibility="private")
@@ -152,9 +147,8 @@ def _look_tab(desk, checkpoint, revision, revisions, examples) -> gr.Dropdown:
 def _teach_tab(desk, checkpoint, revision, compare, examples, new_class):
     with gr.Row():
         with gr.Column(min_width=280):
-            images = UploadedFiles(
-                label="Images of one new class", file_count="multiple", file_types=["image"], height=220
-            )
+            images = gr.File(label="Images of one new class", file_count="multiple", file_types=["image"], height=220)
+            as_sent(images)
             name = gr.Textbox(label="Its name", max_length=desk.limits.name_length, max_lines=1, placeholder="eight")
             if examples:
                 offer = gr.Button(f"Take {len(examples)} images of an {new_class}", variant="secondary")
@@ -164,7 +158,9 @@ def _teach_tab(desk, checkpoint, revision, compare, examples, new_class):
                 )  # fmt: skip
             learn = gr.Button("Learn", variant="primary")
         with gr.Column(min_width=280):
-            result = gr.HTML(_note("The revision chosen above is copied, and the copy learns. It takes seconds."), padding=False)
+            result = gr.HTML(
+                _note("The revision chosen above is copied, and the copy learns. It takes seconds."), padding=False
+            )
             download = gr.DownloadButton("Download the new checkpoint", visible=False)
 
     def teach(name_of, chosen, files, class_name, request: gr.Request, progress=gr.Progress()):
@@ -200,18 +196,28 @@ def _teach_tab(desk, checkpoint, revision, compare, examples, new_class):
 
 def lesson_html(lesson: Lesson) -> str:
     """What a lesson came to, as a table; what was not measured is said to be unknown."""
-    old = [_percent(value) for value in (lesson.old_before, lesson.old_after)]
     measured = f"on {lesson.old_images} held-out images" if lesson.old_images else "no held-out images came along"
-    right = round(lesson.new_accuracy * lesson.new_images)
+    right = f"{round(lesson.new_accuracy * lesson.new_images)} of {lesson.new_images}"
+    rows = [
+        ("old classes", measured, _percent(lesson.old_before), _percent(lesson.old_after), ""),
+        (
+            html.escape(lesson.class_name),
+            f"on {lesson.new_images} of your images, held out",
+            "not learned",
+            _percent(lesson.new_accuracy),
+            f'<br><span class="quiet">{right}</span>',
+        ),
+    ]
+    body = "".join(
+        f'<tr><td>{name}<br><span class="quiet">{text}</span></td><td class="number">{before}</td>'
+        f'<td class="number">{after}{more}</td></tr>'
+        for name, text, before, after, more in rows
+    )
     return (
-        f"{_note(f'Learned {lesson.class_name!r} from {lesson.taught_with} images in {lesson.seconds:.0f} s.')}"
-        '<table class="lesson"><tr><th>Accuracy</th><th class="number">before</th><th class="number">after</th></tr>'
-        f'<tr><td>old classes<br><span class="quiet">{measured}</span></td>'
-        f'<td class="number">{old[0]}</td><td class="number">{old[1]}</td></tr>'
-        f'<tr><td>{html.escape(lesson.class_name)}<br><span class="quiet">on {lesson.new_images} of your images, held '
-        f'out</span></td><td class="number">not learned</td>'
-        f'<td class="number">{_percent(lesson.new_accuracy)}<br><span class="quiet">{right} of {lesson.new_images}</span></td></tr></table>'
-        '<p class="quiet">It is chosen above now: look at an image with it, or teach it another class.</p>'
+        _note(f"Learned {lesson.class_name!r} from {lesson.taught_with} images in {lesson.seconds:.0f} s.")
+        + '<table class="lesson"><tr><th>Accuracy</th><th class="number">before</th><th class="number">after</th></tr>'
+        + f'{body}</table><p class="quiet">It is chosen above now: look at an image with it, or teach it another '
+        "class.</p>"
     )
 
 
@@ -219,7 +225,8 @@ def privacy(desk: Desk) -> str:
     """What happens to what a visitor sends."""
     return (
         "What you send stays on the machine that runs this page, is used for nothing else, and is deleted when you "
-        f"close the page, or after {desk.limits.idle_seconds / 60:.0f} minutes without use. Limits: {desk.limits.told()}."
+        "close the page, or after "
+        f"{desk.limits.idle_seconds / 60:.0f} minutes without use. Limits: {desk.limits.told()}."
     )
 
 

@@ -162,7 +162,16 @@ class _Watch(ContinualCallback):
         self.steps = args.epochs * math.ceil(len(task.train) / args.batch_size) * args.gradient_accumulation_steps
 
     def on_forward(self, trainer, task, output, counts):
+        self._check()
         self.done += 1
+        share = min(self.done / self.steps, 1.0)
+        self.progress(0.1 + 0.75 * share, f"Learning: step {self.done} of {self.steps}")
+
+    def on_training_end(self, trainer, task):
+        self._check()
+        self.progress(0.87, "Aligning the classes and measuring")
+
+    def _check(self):
         if self.stopped():
             raise Refused("The lesson was stopped. Nothing was changed.")
         if time.monotonic() > self.end:
@@ -170,8 +179,3 @@ class _Watch(ContinualCallback):
                 f"The lesson took longer than {self.limits.lesson_seconds:.0f} seconds and was given up; the model is "
                 "as it was. Try fewer images, or a smaller model."
             )
-        share = min(self.done / self.steps, 1.0)
-        self.progress(0.1 + 0.75 * share, f"Learning: step {self.done} of {self.steps}")
-
-    def on_training_end(self, trainer, task):
-        self.progress(0.87, "Aligning the classes and measuring")
