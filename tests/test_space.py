@@ -127,7 +127,7 @@ def upload(visits: Visits, name: str, *keys: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"image")
     for key in keys:
-        visits.of(key).uploads.add(path)
+        assert visits.take(visits.of(key), str(path)) == path
     return path
 
 
@@ -137,7 +137,6 @@ def test_a_visit_that_ends_leaves_nothing_and_takes_nothing_of_others(tmp_path):
     visits = Visits(tmp_path / "uploads", LIMITS, forgotten.append)
     (visits.of("a").folder / "task-05").mkdir()
     own, both, example = upload(visits, "own", "a"), upload(visits, "both", "a", "b"), upload(visits, "example", "a")
-    visits.of("a").uploads.add(outside)
     visits.own_files = {example}
     folder, other = visits.of("a").folder, visits.of("b").folder
     assert re.fullmatch(r"visit-[0-9a-f]{32}", folder.name)  # its files are handed out to whom knows the name
@@ -147,6 +146,21 @@ def test_a_visit_that_ends_leaves_nothing_and_takes_nothing_of_others(tmp_path):
     assert both.exists() and example.exists() and outside.exists() and other.exists()
     visits.end("b")
     assert not both.exists() and sorted(p.name for p in visits.uploads.iterdir()) == ["hash-of-example"]
+
+
+def test_only_uploaded_files_are_taken(tmp_path):
+    visits = Visits(tmp_path / "uploads", LIMITS)
+    other = visits.of("other").folder / "lesson.zip"
+    other.write_bytes(b"another visitor's")
+    outside = tmp_path / "mine.txt"
+    outside.write_text("keep")
+    link = visits.uploads / "hash" / "link.png"
+    link.parent.mkdir()
+    link.symlink_to(outside)
+    for path in (outside, other, link, visits.uploads / "hash" / ".." / ".." / "mine.txt", "/etc/passwd", ""):
+        with pytest.raises(Refused, match="was not uploaded here"):
+            visits.take(visits.of("a"), str(path))
+    assert not visits.of("a").uploads
 
 
 def test_idle_visits_end_and_others_do_not(tmp_path):

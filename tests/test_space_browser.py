@@ -200,7 +200,10 @@ def test_mistakes_are_explained_on_the_page(browser, server, tmp_path):
             page.get_by_text("Drop an image, or choose one").wait_for()
             chooser = page.locator("input[type=file]").first
         chooser.set_input_files(tmp_path / "heavy.png")
-        page.get_by_text("exceeds the maximum allowed size").first.wait_for()
+        page.get_by_text("exceed the maximum allowed size of 10.0 Mb").first.wait_for()
+        heavy = {"name": "a.png", "mimeType": "image/png", "buffer": (tmp_path / "heavy.png").read_bytes()}
+        assert page.request.post(f"{server.url}gradio_api/upload", multipart={"files": heavy}).status == 413
+        assert page.request.get(f"{server.url}gradio_api/deep_link?session_hash=a").status == 404
         teach(page, server.new_class(3), "eight")
         alert.filter(has_text="3 images of the new class: at least 4 are needed").wait_for()
         page.get_by_label("Its name").fill("Seven")
@@ -214,8 +217,8 @@ def focus(page, what: str, key: str = "Tab"):
     for _ in range(40):
         page.keyboard.press(key)
         name = page.evaluate(
-            "(() => { const e = document.activeElement;"
-            " return e.getAttribute('aria-label') || e.labels?.[0]?.innerText || e.innerText || '' })()"
+            "(() => { const e = document.activeElement; return e === document.body ? '' :"
+            " e.getAttribute('aria-label') || e.labels?.[0]?.innerText || e.innerText || '' })()"
         )
         if what in name:
             style = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")

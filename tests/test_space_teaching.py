@@ -1,5 +1,6 @@
 """What the page of examples/space does: checkpoints and their revisions, experts of an image, teaching."""
 
+import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,15 @@ from page import lesson_html, shown_name  # isort: skip
 from visits import Visits  # isort: skip
 
 LIMITS = Limits()
+
+
+def send(desk: Desk, paths: list[Path]) -> list[str]:
+    """The files as gradio would have put them among the uploads."""
+    sent = [desk.visits.uploads / f"hash-{path.stem}" / path.name for path in paths]
+    for path, place in zip(paths, sent, strict=True):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, place)
+    return list(map(str, sent))
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +113,7 @@ def test_a_lesson_leaves_the_model_alone_and_gives_a_checkpoint_to_take_home(des
     before, told = files(run), []
     to_look_at, to_teach = example_images(cache)
     lesson = desk.learn(
-        "me", str(run), "task-04", list(map(str, to_teach)), "eight", lambda share, text: told.append(share)
+        "me", str(run), "task-04", send(desk, to_teach), "eight", lambda share, text: told.append(share)
     )
     assert files(run) == before and not (tmp_path / "elsewhere").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["uploads"]
@@ -117,16 +127,16 @@ def test_a_lesson_leaves_the_model_alone_and_gives_a_checkpoint_to_take_home(des
     assert model.config.id2label[8] == "eight" and model.config.num_labels == 9
     assert "yours: task-05 with eight" in desk.revisions("me", str(run))
     assert "yours: task-05 with eight" not in desk.revisions("another", str(run))
-    look = desk.look("me", str(run), "yours: task-05 with eight", str(to_look_at[-1]))
+    look = desk.look("me", str(run), "yours: task-05 with eight", send(desk, to_look_at)[-1])
     assert max(look.classes, key=look.classes.get) == "eight"
     desk.visits.end("me")
     with pytest.raises(Refused, match="no revision 'yours: task-05 with eight' any more"):
-        desk.look("me", str(run), "yours: task-05 with eight", str(to_look_at[-1]))
+        desk.look("me", str(run), "yours: task-05 with eight", send(desk, to_look_at)[-1])
 
 
 def test_a_second_lesson_goes_on_from_the_first_and_remembers_its_held_out_images(desk, run, cache):
     _, to_teach = example_images(cache)
-    paths = list(map(str, to_teach))
+    paths = send(desk, to_teach)
     desk.learn("me", str(run), "task-02", paths[:8], "eight", lambda share, text: None)
     second = desk.learn("me", str(run), "yours: task-03 with eight", paths[8:14], "another", lambda *_: None)
     assert second.old_images == 4 * 20 + 2 and second.place.name.endswith("task-04")
@@ -136,9 +146,7 @@ def test_a_second_lesson_goes_on_from_the_first_and_remembers_its_held_out_image
 def test_what_was_not_measured_is_unknown(run, cache, tmp_path):
     models = Models()
     desk = Desk(open_checkpoints([str(run)], None), Visits(tmp_path / "u", LIMITS, models.forget), models, LIMITS)
-    lesson = desk.learn(
-        "me", str(run), "task-01", list(map(str, example_images(cache)[1][:4])), "<b>", lambda *_: None
-    )
+    lesson = desk.learn("me", str(run), "task-01", send(desk, example_images(cache)[1][:4]), "<b>", lambda *_: None)
     assert lesson.old_before is None and lesson.old_after is None and lesson.old_images == 0
     text = lesson_html(lesson)
     assert text.count("unknown") == 2 and "no held-out images" in text and "on 1 of your images" in text
@@ -155,7 +163,7 @@ def test_what_was_not_measured_is_unknown(run, cache, tmp_path):
     ],
 )
 def test_lessons_that_are_refused(desk, run, cache, revision, name, count, message):
-    paths = list(map(str, example_images(cache)[1][:count]))
+    paths = send(desk, example_images(cache)[1][:count])
     with pytest.raises(Refused, match=message):
         desk.learn("me", str(run), revision, paths, name, lambda *_: None)
     visit = desk.visits.of("me")
@@ -164,7 +172,7 @@ def test_lessons_that_are_refused(desk, run, cache, revision, name, count, messa
 
 def test_a_lesson_that_takes_too_long_is_given_up(desk, run, cache):
     desk.limits = replace(LIMITS, lesson_seconds=0.0)
-    paths = list(map(str, example_images(cache)[1][:4]))
+    paths = send(desk, example_images(cache)[1][:4])
     with pytest.raises(Refused, match="took longer than 0 seconds and was given up"):
         desk.learn("me", str(run), "task-04", paths, "eight", lambda *_: None)
     visit = desk.visits.of("me")
@@ -173,7 +181,7 @@ def test_a_lesson_that_takes_too_long_is_given_up(desk, run, cache):
 
 
 def test_a_lesson_whose_visitor_has_gone_stops(desk, run, cache):
-    paths = list(map(str, example_images(cache)[1][:4]))
+    paths = send(desk, example_images(cache)[1][:4])
     visit = desk.visits.of("me")
 
     def leave(share, text):

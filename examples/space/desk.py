@@ -43,16 +43,16 @@ class Desk:
         Raises:
             Refused: when there is no such revision, or the image cannot be taken.
         """
-        self.visits.of(key).uploads.add(Path(image).resolve())
+        path = self.visits.take(self.visits.of(key), image)
         place = self._place(key, checkpoint, revision)
-        return look_at(self.models.get(place), self.limits.read_image(image))
+        return look_at(self.models.get(place), self.limits.read_image(path))
 
     def learn(
         self,
         key: str,
         checkpoint: str,
         revision: str,
-        images: Sequence[str] | None,
+        images: Sequence[str],
         name: str | None,
         progress: Callable[[float, str], None],
     ) -> Lesson:
@@ -61,8 +61,8 @@ class Desk:
         Raises:
             Refused: when images, name or what is left of the visit's share do not do.
         """
-        visit, paths = self.visits.of(key), list(images or ())
-        visit.uploads.update(Path(path).resolve() for path in paths)
+        visit = self.visits.of(key)
+        paths = [self.visits.take(visit, path) for path in images]
         self.limits.check_teaching(len(visit.lessons), visit.taught_seconds)
         place = self._place(key, checkpoint, revision)
         name = self.limits.check_name(name, self.models.get(place).class_names)

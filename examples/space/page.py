@@ -6,6 +6,7 @@ from pathlib import Path
 
 import gradio as gr
 from desk import Desk, explain
+from limits import Refused
 from looking import Look, experts_html, in_common
 from teaching import Lesson
 
@@ -25,7 +26,8 @@ table.lesson, table.lesson tbody, table.lesson tr {border: none !important}
 table.lesson th, table.lesson td {padding: .35rem .5rem !important; border: none !important; text-align: left;
   border-bottom: 1px solid var(--border-color-primary) !important; overflow-wrap: break-word; vertical-align: top}
 table.lesson .number {text-align: right}
-:focus-visible {outline: 3px solid #0072b2 !important; outline-offset: 2px}
+html body .gradio-container.gradio-container.gradio-container :focus-visible {
+  outline: 3px solid #0072b2 !important; outline-offset: 2px}
 """
 HEAD = f'<meta name="color-scheme" content="light dark"><style>{STYLE}</style>'
 """In the head, since gradio confines its `css` to its container, and whether a page is dark is told by the body."""
@@ -35,18 +37,13 @@ The backbone is frozen; a few prompt experts learn. Drop an image to see what th
 it switches on. Then teach a copy of the model a class of your own, and take it home."""
 
 
-def as_sent(upload: gr.Image | gr.File):
-    """Have an upload reach the server as files: nothing opens an image before its size was checked.
-
-    A subclass would have gradio write a stub file beside this one.
-    """
-
-    def paths(payload):
-        if payload is None:
-            return None
-        return [file.path for file in payload.root] if isinstance(upload, gr.File) else payload.path
-
-    upload.preprocess = paths
+def sent(payload) -> list[str]:
+    """Paths of uploaded files as the browser names them; gradio would open images, and leave empty files behind."""
+    payloads = payload if isinstance(payload, list) else [] if payload is None else [payload]
+    paths = [entry.get("path") if isinstance(entry, dict) else None for entry in payloads]
+    if not all(isinstance(path, str) for path in paths):
+        raise Refused("That is no upload of this page. Reload it, and try again.")
+    return paths
 
 
 def theme() -> gr.themes.Base:
@@ -99,7 +96,6 @@ def _look_tab(desk, checkpoint, revision, revisions, examples) -> gr.Dropdown:
             image = gr.Image(
                 label="Image", type="filepath", image_mode=None, sources=["upload", "clipboard"], height=260
             )
-            as_sent(image)
             if examples:
                 offered = list(map(str, examples))
                 gr.Examples(offered, image, label="Or one of these", cache_examples=False, api_visibility="private")
@@ -121,10 +117,11 @@ def _look_tab(desk, checkpoint, revision, revisions, examples) -> gr.Dropdown:
         if file is None:
             return outputs
         try:
-            one = desk.look(request.session_hash, name, chosen, file)
+            (path,) = sent(file)
+            one = desk.look(request.session_hash, name, chosen, path)
             outputs |= {note: _note(_seen_by(chosen, one)), classes: one.classes, experts: experts_html(one)}
             if other != NOTHING:
-                two = desk.look(request.session_hash, name, other, file)
+                two = desk.look(request.session_hash, name, other, path)
                 text = _seen_by(other, two) + _common(one, two)
                 outputs |= {other_column: gr.Column(visible=True), other_note: _note(text)}
                 outputs |= {other_classes: two.classes, other_experts: experts_html(two)}
@@ -140,6 +137,7 @@ def _look_tab(desk, checkpoint, revision, revisions, examples) -> gr.Dropdown:
         api_visibility="private",
         show_progress_on=[classes],
         trigger_mode="always_last",
+        preprocess=False,
     )
     return compare
 
@@ -148,7 +146,6 @@ def _teach_tab(desk, checkpoint, revision, compare, examples, new_class):
     with gr.Row():
         with gr.Column(min_width=280):
             images = gr.File(label="Images of one new class", file_count="multiple", file_types=["image"], height=220)
-            as_sent(images)
             name = gr.Textbox(label="Its name", max_length=desk.limits.name_length, max_lines=1, placeholder="eight")
             if examples:
                 offer = gr.Button(f"Take {len(examples)} images of an {new_class}", variant="secondary")
@@ -168,7 +165,7 @@ def _teach_tab(desk, checkpoint, revision, compare, examples, new_class):
             progress(share, desc=text)
 
         try:
-            lesson = desk.learn(request.session_hash, name_of, chosen, files, class_name, told)
+            lesson = desk.learn(request.session_hash, name_of, chosen, sent(files), class_name, told)
             found = list(desk.revisions(request.session_hash, name_of))
             return {
                 result: lesson_html(lesson),
@@ -191,6 +188,7 @@ def _teach_tab(desk, checkpoint, revision, compare, examples, new_class):
         concurrency_limit=1,
         concurrency_id="teaching",
         trigger_mode="once",
+        preprocess=False,
     )
 
 

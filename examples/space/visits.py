@@ -11,6 +11,8 @@ from pathlib import Path
 from limits import Limits, Refused
 from teaching import Lesson
 
+PREFIX = "visit-"
+
 
 @dataclass
 class Visit:
@@ -69,12 +71,25 @@ class Visits:
             if key not in self._visits:
                 if len(self._visits) >= self.limits.visits:
                     raise Refused("Too many people are here at the moment. Try again in some minutes.")
-                folder = self.uploads / f"visit-{secrets.token_hex(16)}"
+                folder = self.uploads / f"{PREFIX}{secrets.token_hex(16)}"
                 folder.mkdir(parents=True)
                 self._visits[key] = Visit(folder)
             visit = self._visits[key]
             visit.seen = self.clock()
             return visit
+
+    def take(self, visit: Visit, path: str) -> Path:
+        """An uploaded file as one of a visit, to be deleted with it.
+
+        Raises:
+            Refused: for any other file of this machine.
+        """
+        found = Path(path).resolve()
+        if found.parent.parent != self.uploads or found.parent.name.startswith(PREFIX):
+            raise Refused(f"{found.name} was not uploaded here. Upload it again.")
+        with self._lock:
+            visit.uploads.add(found)
+        return found
 
     def end(self, key: str):
         """End a visit and delete what it had; a lesson that runs is stopped, and the rest goes when it has."""
@@ -125,7 +140,6 @@ class Visits:
         # gradio names files by their content: another visit may have sent the same
         kept = self.own_files.union(*(other.uploads for other in self._visits.values()))
         for path in visit.uploads - kept:
-            if path.is_relative_to(self.uploads) and path.parent != self.uploads:
-                path.unlink(missing_ok=True)
-                if path.parent.is_dir() and not any(path.parent.iterdir()):
-                    path.parent.rmdir()
+            path.unlink(missing_ok=True)
+            if path.parent.is_dir() and not any(path.parent.iterdir()):
+                path.parent.rmdir()
