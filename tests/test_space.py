@@ -262,6 +262,21 @@ def test_every_file_of_the_space_is_named_in_its_readme():
     assert named == {path.name for path in SPACE.glob("*.py")}
 
 
+def test_the_documentation_states_the_limits_that_hold():
+    text = (ROOT / "docs" / "demo.md").read_text()
+    for line in (
+        f"| images of a new class | {LIMITS.least_images} to {LIMITS.most_images} |",
+        f"| size of a file | {LIMITS.image_bytes // 2**20} MB |",
+        f"| size of an image | {LIMITS.image_pixels // 10**6} million pixels,",
+        f"| name of a class | {LIMITS.name_length} characters,",
+        f"| training for one class | {LIMITS.lesson_seconds:.0f} seconds,",
+        f"| one visit | {LIMITS.lessons} classes, {LIMITS.visit_seconds:.0f} seconds of training, "
+        f"{LIMITS.idle_seconds / 60:.0f} minutes without use |",
+        f"| all visits | {LIMITS.visits} at a time, {LIMITS.upload_bytes // 2**30} GiB of files together |",
+    ):
+        assert line in text, line
+
+
 def test_options_come_from_the_environment_too():
     command = [sys.executable, str(SPACE / "app.py"), "--help"]
     help_text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout

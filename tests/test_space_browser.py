@@ -13,12 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hub_server import HubServer, environment
 from PIL import Image
 from space import ROOT, SPACE
 
 from smope_hf import SMoPEForImageClassification
 from smope_hf.cli_predict import classify
 from smope_hf.hub import find_checkpoint
+
+from first_checkpoint import RUN  # isort: skip
 
 CHROMIUM = shutil.which("chromium")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
@@ -34,17 +37,17 @@ pytestmark = [
 class Server:
     """The page in a process of its own, with a folder for its cache and one for all it writes besides."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *arguments: str, **environment: str):
         self.cache, self.scratch = folder / "cache", folder / "scratch"
         self.scratch.mkdir()
-        environment = {**os.environ, "TMPDIR": str(self.scratch), "OMP_NUM_THREADS": "1"}
-        environment |= {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "HF_DATASETS_CACHE": str(folder / "datasets")}
+        given = {**os.environ, "TMPDIR": str(self.scratch), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        given |= {"PYTHONPATH": str(ROOT), "HF_DATASETS_CACHE": str(folder / "datasets"), **environment}
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        command = [sys.executable, str(SPACE / "app.py"), "--cache", str(self.cache), "--port", str(port)]
+        command = [sys.executable, str(SPACE / "app.py"), "--cache", str(self.cache), "--port", str(port), *arguments]
         self.log = folder / "log.txt"
         with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
+            self.process = subprocess.Popen(command, env=given, stdout=log, stderr=log, cwd=folder)
         self.url = self._wait()
 
     def _wait(self) -> str:
@@ -58,6 +61,11 @@ class Server:
                 continue
             break
         raise AssertionError(self.log.read_text()[-4000:])
+
+    def end(self):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(20)
+        assert not list(self.scratch.iterdir()), "something was left behind"
 
     def image(self, name: str) -> str:
         return glob.glob(str(self.cache / "images" / "test" / f"{name}-*.png"))[0]
@@ -75,9 +83,7 @@ def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("space")
     server = Server(folder)
     yield server
-    server.process.send_signal(signal.SIGTERM)
-    server.process.wait(20)
-    assert not list(server.scratch.iterdir()), "something was left behind"
+    server.end()
     assert {path.name for path in folder.iterdir()} == {"cache", "scratch", "log.txt"}
     assert "Traceback" not in server.log.read_text()
 
@@ -251,3 +257,40 @@ def test_the_keyboard_is_enough(browser, server):
         focus(page, "Download the new checkpoint")
         with page.expect_download():
             page.keyboard.press("Enter")
+
+
+def test_checkpoints_of_a_folder_and_of_the_hub(browser, server, tmp_path):
+    run = str(server.cache / RUN)
+    with HubServer(tmp_path / "hub") as hub:
+        client = environment(hub, "hf_alice", tmp_path / "client")
+        push = [sys.executable, "-m", "smope_hf", "push", run, "alice/digits"]
+        subprocess.run(push, env={**client, "PYTHONPATH": str(ROOT)}, check=True, timeout=100, capture_output=True)
+        variables = {**environment(hub, None, tmp_path / "home"), "SMOPE_CHECKPOINTS": f"{run}/task-02 alice/digits"}
+        other = Server(tmp_path, **variables)
+        try:
+            with visit(browser, other) as page:
+                page.locator("input[type=file]").first.set_input_files(server.image("seven"))
+                page.get_by_text("Seen by task-02, which knows 4 classes").wait_for()
+                choose(page, "Checkpoint", "alice/digits")
+                page.get_by_text("Seen by task-04, which knows 8 classes").wait_for()
+                page.get_by_label("Task revision").click()
+                options = page.get_by_role("option")
+                texts = [text.split()[-1] for text in options.all_inner_texts()]  # a tick before the chosen one
+                assert texts == ["task-01", "task-02", "task-03", "task-04"]
+                options.nth(2).click()
+                page.get_by_text("Seen by task-03, which knows 6 classes").wait_for()
+                teach(page, server.new_class(8), "eight")
+                page.get_by_text("Learned 'eight' from 6 images").wait_for()
+                numbers = page.locator("table.lesson td.number").all_inner_texts()
+                assert numbers[:3] == ["unknown", "unknown", "not learned"]
+        finally:
+            other.end()
+        assert not other.cache.exists()  # nothing was trained where checkpoints are given
+    assert not hub.failures
+
+
+def test_a_mistake_at_the_start_is_one_line(tmp_path):
+    command = [sys.executable, str(SPACE / "app.py"), "--checkpoint", str(tmp_path / "nowhere")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode != 0 and done.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert "nowhere is not a folder" in done.stderr and "Traceback" not in done.stderr

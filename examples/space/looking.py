@@ -73,8 +73,8 @@ def experts_html(look: Look) -> str:
     heads, most = len(look.selected[0]), len(look.selected[0][0])
     text = (
         f"In each of {len(look.layers)} layers, each of {heads} heads switches on {most} of its "
-        f"{look.usage[0].shape[1]} experts. Training used {100 * often:.0f}% of those that this image switches on "
-        f"more often than most, and {100 * never:.0f}% never."
+        f"{look.usage[0].shape[1]} experts. Training used {100 * often:.0f}% of those switched on here more often "
+        f"than average, and {100 * never:.0f}% never."
     )
     pictures = "".join(
         f'<img class="experts on-{name}" alt="{html.escape(text)}" src="data:image/png;base64,{_png(look, theme)}">'

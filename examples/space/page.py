@@ -188,6 +188,7 @@ def _teach_tab(desk, checkpoint, revision, compare, examples, new_class):
         concurrency_limit=1,
         concurrency_id="teaching",
         trigger_mode="once",
+        scroll_to_output=True,
         preprocess=False,
     )
 
