@@ -21,15 +21,16 @@ from smope_hf import SMoPEForImageClassification
 from smope_hf.cli_predict import classify
 from smope_hf.hub import find_checkpoint
 
-from first_checkpoint import RUN  # isort: skip
+from first_checkpoint import RUN, first_checkpoint  # isort: skip
 
 CHROMIUM = shutil.which("chromium")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 SECOND = 1000  # milliseconds
-PATIENCE = 60 * SECOND
+PATIENCE = 90 * SECOND
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(900),  # seconds; on an idle machine all of them together take about 90
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed: apt-get install chromium"),
 ]
 
@@ -51,7 +52,7 @@ class Server:
         self.url = self._wait()
 
     def _wait(self) -> str:
-        for _ in range(1200):
+        for _ in range(2400):
             found = re.search(r"^The page is open at (http\S+)", self.log.read_text(), re.MULTILINE)
             if found:
                 return found[1]
@@ -60,6 +61,7 @@ class Server:
             except subprocess.TimeoutExpired:
                 continue
             break
+        self.process.kill()
         raise AssertionError(self.log.read_text()[-4000:])
 
     def end(self):
@@ -81,6 +83,7 @@ class Server:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("space")
+    first_checkpoint(folder / "cache", epochs=1)  # what the page would train at its first start, in less time
     server = Server(folder)
     yield server
     server.end()
