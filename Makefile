@@ -9,7 +9,7 @@ SOURCES := smope_hf examples tests
 # waiting threads that spin slow each other down many times on a machine that is not all ours
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-slow quality style docs clean
+.PHONY: demo space test test-slow quality style docs clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,6 +19,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)  ## learn handwritten digits task after task, and use the result
 	$(RUN)/python examples/demo.py
+
+space: $(STAMP)  ## look into checkpoints and teach them, in the browser
+	$(RUN)/python examples/space/app.py
 
 test: $(STAMP)  ## run the tests
 	$(RUN)/python -m pytest -q -n 2 -m "not slow"

@@ -1,4 +1,4 @@
-"""What all plots share: themes, a figures without pyplot's global state, axes, maps of tasks, whole files.
+"""What all plots share: themes, figures without pyplot's global state, axes, maps of tasks, whole files.
 
 Every plot is a `matplotlib.figure.Figure` of its own and needs no display. Sizes are chosen to be read at 600 pixels
 of width, colours to be told apart by colour-blind readers.
@@ -50,9 +50,9 @@ WIDTH = 6.0  # inches: at 100 dots per inch the 600 pixels a README shows
 FONT = 9.0  # points
 
 
-def new_figure(height: float, theme: Mapping) -> tuple[Figure, Axes]:
-    """A figure of its own, of this height in inches, and its axes."""
-    figure = Figure(figsize=(WIDTH, height), facecolor=theme["background"], layout="constrained")
+def new_figure(height: float, theme: Mapping, width: float = WIDTH) -> tuple[Figure, Axes]:
+    """A figure of its own, of this height and width in inches, and its axes."""
+    figure = Figure(figsize=(width, height), facecolor=theme["background"], layout="constrained")
     FigureCanvasAgg(figure)
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)
     axes = figure.add_subplot(facecolor=theme["background"])

@@ -6,7 +6,7 @@ from .curve_plots import plot_average_accuracy, plot_forgetting
 from .efficiency_plots import plot_sample_efficiency
 from .plot_style import DARK, LIGHT
 from .routing_plots import plot_balance, plot_survival, plot_task_overlap, plot_training_balance
-from .usage_plots import plot_expert_usage
+from .usage_plots import plot_expert_usage, plot_image_experts
 
 __all__ = [
     "DARK",
@@ -17,6 +17,7 @@ __all__ = [
     "plot_costs",
     "plot_expert_usage",
     "plot_forgetting",
+    "plot_image_experts",
     "plot_sample_efficiency",
     "plot_survival",
     "plot_task_confusion",

@@ -1,4 +1,4 @@
-"""Plot of one usage of the experts: each expert's share of its head's selections, layer by layer and head by head."""
+"""Plots of one usage of the experts: each one's share of its head's selections, layer by layer and head by head."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import ArrayLike
 
-from .plot_style import FONT, LIGHT, add_colorbar, name_axes, new_figure, save
+from .plot_style import FONT, LIGHT, WIDTH, add_colorbar, name_axes, new_figure, save
 
 
 def _usage_rows(usage_counts: Sequence[ArrayLike]) -> list[np.ndarray]:
@@ -57,31 +57,95 @@ def plot_expert_usage(
 
     Source: design.md section 2, steps 5 and 6.
     """
+    outlined = {} if frequently_used is None else {"marked as frequently used": frequently_used}
+    figure = _usage_map(usage_counts, outlined, layers, title, theme, WIDTH)
+    save(figure, path, dpi)
+    return figure
+
+
+def plot_image_experts(
+    usage_counts: Sequence[ArrayLike],
+    selected: Sequence[ArrayLike],
+    path: str | os.PathLike,
+    *,
+    layers: Sequence[int] | None = None,
+    title: str | None = None,
+    width: float = 3.4,
+    dpi: int = 200,
+    theme: Mapping = LIGHT,
+) -> Figure:
+    """Draw which experts one image switches on, outlined on the map of how often training selected each.
+
+    Args:
+        usage_counts: for each prompt layer how often training images selected each expert (H, E), from 0 on.
+        selected: for each prompt layer the experts that the image switches on (H, K), 0 to E - 1.
+        path: file to write, .png or .svg; it appears whole or not at all.
+        layers: the backbone's number of each prompt layer. Default: 0, 1, 2, ...
+        title: line above the map. Default: none.
+        width: inches, at least 3.2; text stays of one size, so that a narrow figure suits a phone. Default: 3.4.
+        dpi: pixels per inch. Default: 200.
+        theme: colours. Default: `LIGHT`.
+
+    Returns:
+        The figure, for a notebook.
+
+    Raises:
+        ValueError: arrays that do not fit each other, an expert that there is not, negative counts, a figure too
+            narrow, or another suffix.
+    """
+    if not width >= 3.2:
+        raise ValueError(f"width = {width}: at least 3.2 inches are needed to hold the map and its scale")
+    counts = _usage_rows(usage_counts)
+    chosen = [np.asarray(layer) for layer in selected]
+    heads, experts = [len(layer) for layer in counts], counts[0].shape[1]
+    if [len(layer) for layer in chosen] != heads or any(layer.ndim != 2 for layer in chosen):
+        shapes = [layer.shape for layer in chosen]
+        raise ValueError(f"selected has shapes {shapes}: give (heads, selected) for layers of {heads} heads")
+    marks = [np.zeros(layer.shape, dtype=bool) for layer in counts]
+    for mark, layer in zip(marks, chosen, strict=True):
+        if layer.dtype.kind not in "iu" or (layer < 0).any() or (layer >= experts).any():
+            raise ValueError(f"selected must hold numbers of experts, 0 to {experts - 1}")
+        np.put_along_axis(mark, layer, True, axis=1)
+    figure = _usage_map(counts, {"switched on by this image": marks}, layers, title, theme, width)
+    save(figure, path, dpi)
+    return figure
+
+
+def _usage_map(
+    usage_counts: Sequence[ArrayLike],
+    outlined: Mapping[str, Sequence[ArrayLike]],
+    layers: Sequence[int] | None,
+    title: str | None,
+    theme: Mapping,
+    width: float,
+) -> Figure:
+    """The shares of a usage as a heat map; `outlined` has cells, (H, E) of each layer, by what they mean."""
     counts = _usage_rows(usage_counts)
     names = range(len(counts)) if layers is None else layers
     if len(names) != len(counts):
         raise ValueError(f"layers has {len(names)} numbers for {len(counts)} prompt layers")
     rows = np.concatenate(counts)  # (layers * H, E)
     share = 100 * rows / np.maximum(rows.sum(axis=1, keepdims=True), 1)
-    figure, axes = new_figure(float(np.clip(1.4 + 0.07 * len(rows), 3.2, 40)), theme)  # a row can be seen in any model
+    height = float(np.clip(1.4 + 0.07 * len(rows), 3.2, 40))  # a row can be seen in any model
+    figure, axes = new_figure(height, theme, width)
     axes.set_facecolor(theme["empty"])
     used = np.ma.masked_where(share == 0, share)
     top = max(share.max(), 100 / rows.shape[1])
     image = axes.imshow(used, cmap=theme["map"], vmin=0, vmax=top, aspect="auto", interpolation="nearest")
     keys = [Patch(facecolor=theme["empty"], edgecolor=theme["axis"], label="never selected")]
-    if frequently_used is not None:
-        _outline(axes, counts, frequently_used, theme)
-        keys.append(Patch(facecolor="none", edgecolor=theme["marked"], label="marked as frequently used"))
+    for meaning, marks in outlined.items():
+        _outline(axes, counts, marks, theme)
+        keys.append(Patch(facecolor="none", edgecolor=theme["marked"], label=meaning))
     _layer_axis(axes, [len(layer) for layer in counts], names, theme)
     experts = rows.shape[1]
-    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, experts) if experts / step <= 15)
+    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, experts) if experts / step <= 15 * width / WIDTH)
     axes.set_xticks(range(0, experts, step))
     name_axes(axes, theme, title, "Expert", "Prompt layer, a row for each head")
     add_colorbar(axes, image, theme, f"Share of the head's selections\n(even use: {100 / experts:.3g}%)")
+    columns = 2 if width >= 4.2 else 1
     figure.legend(
-        handles=keys, loc="outside lower center", ncols=2, fontsize=FONT, frameon=False, labelcolor=theme["text"]
+        handles=keys, loc="outside lower center", ncols=columns, fontsize=FONT, frameon=False, labelcolor=theme["text"]
     )
-    save(figure, path, dpi)
     return figure
 
 

@@ -14,7 +14,14 @@ from PIL import Image
 from smope_hf.curve_plots import _spread
 from smope_hf.metrics import AccuracyMatrix, average_accuracies
 from smope_hf.plot_style import task_ticks
-from smope_hf.plots import LIGHT, plot_accuracy_matrix, plot_average_accuracy, plot_expert_usage
+from smope_hf.plots import (
+    DARK,
+    LIGHT,
+    plot_accuracy_matrix,
+    plot_average_accuracy,
+    plot_expert_usage,
+    plot_image_experts,
+)
 
 TASKS = (1, 2, 10, 20, 100)
 
@@ -174,6 +181,32 @@ def test_usage_that_does_not_fit_is_refused(tmp_path):
         plot_expert_usage([np.ones((2, 4))], path, frequently_used=[np.ones((1, 4))])
     with pytest.raises(ValueError, match="layers has 2 numbers for 1"):
         plot_expert_usage([np.ones((2, 4))], path, layers=[0, 1])
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(("num_layers", "heads", "theme"), [(6, 3, LIGHT), (6, 12, DARK), (1, 1, LIGHT)])
+def test_experts_of_an_image_are_outlined_on_the_usage(tmp_path, num_layers, heads, theme):
+    counts, rng = usage(num_layers, heads, experts=25), np.random.default_rng(2)
+    selected = [np.argsort(rng.random((heads, 25)))[:, :5] for _ in range(num_layers)]
+    figure = plot_image_experts(counts, selected, tmp_path / "a.png", theme=theme, dpi=100)
+    check_png(tmp_path / "a.png", width=340)
+    check_labels(figure)
+    axes = figure.axes[0]
+    outlines = next(c for c in axes.collections if to_hex(c.get_edgecolor()[0]) == theme["marked"])
+    centres = {tuple(np.round(path.vertices[:4].mean(axis=0)).astype(int)) for path in outlines.get_paths()}
+    assert centres == {(e, row) for row, experts in enumerate(np.concatenate(selected)) for e in experts}
+
+
+def test_experts_of_an_image_that_do_not_fit_are_refused(tmp_path):
+    counts, path = [np.ones((2, 4))], tmp_path / "a.png"
+    for selected in ([np.array([[0], [4]])], [np.array([[0], [-1]])], [np.array([[0.0], [1.0]])]):
+        with pytest.raises(ValueError, match="numbers of experts, 0 to 3"):
+            plot_image_experts(counts, selected, path)
+    for selected in ([], [np.array([[0]])], [np.array([0, 1])]):
+        with pytest.raises(ValueError, match=r"selected has shapes .*layers of \[2\] heads"):
+            plot_image_experts(counts, selected, path)
+    with pytest.raises(ValueError, match="width = 2: at least 3.2"):
+        plot_image_experts(counts, [np.array([[0], [1]])], path, width=2)
     assert os.listdir(tmp_path) == []
 
 

@@ -1,0 +1,95 @@
+"""A page to look into SMoPE checkpoints and to teach them new classes: `python examples/space/app.py --help`."""
+
+import os
+import signal
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "smope_hf" / "space"
+
+
+def main(
+    checkpoint: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", envvar="SMOPE_CHECKPOINTS", help="Run, checkpoint folder or Hub id; repeatable."),
+    ] = None,
+    test_data: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", envvar="SMOPE_TEST_DATA", help="Images of known classes, to measure forgetting."),
+    ] = None,
+    cache: Annotated[
+        Path, typer.Option(metavar="DIR", envvar="SMOPE_CACHE", help="Where the digits' checkpoint is kept.")
+    ] = CACHE,
+    host: Annotated[str, typer.Option(metavar="HOST", envvar="GRADIO_SERVER_NAME")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(metavar="PORT", envvar="GRADIO_SERVER_PORT")] = None,
+):
+    """Open the page. Without --checkpoint it shows handwritten digits, which it learns first, in seconds."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that what visitors sent is deleted then too
+    with tempfile.TemporaryDirectory(prefix="smope-space-") as scratch:
+        try:
+            url = open_page(Path(scratch), checkpoint, test_data, cache, host, port)
+        except (ValueError, OSError) as error:
+            sys.exit(f"error: {error}")
+        print(f"The page is open at {url} (Ctrl-C ends it)", flush=True)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            pass
+
+
+def open_page(scratch: Path, names: list[str] | None, test_data: str | None, cache: Path, host: str, port: int | None):
+    """Serve the page from a thread; gives its address. Everything of visitors goes into `scratch`."""
+    uploads = scratch / "uploads"
+    uploads.mkdir()
+    # read when gradio is imported
+    os.environ |= {
+        "GRADIO_TEMP_DIR": str(uploads), "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1",
+    }  # fmt: skip
+    from checkpoints import Models, open_checkpoints
+    from desk import Desk
+    from first_checkpoint import NEW_CLASS, example_images, first_checkpoint
+    from guard import Guard
+    from limits import Limits
+    from page import HEAD, build_page, theme
+    from starlette.middleware import Middleware
+    from visits import Visits
+
+    from smope_hf.backbones import EMBEDDED
+    from smope_hf.cli_common import be_quiet
+
+    be_quiet()
+    limits, models, examples = Limits(), Models(), ([], [])
+    if not names:
+        names, test_data = [str(first_checkpoint(cache))], test_data or EMBEDDED
+        examples = example_images(cache)
+    checkpoints = open_checkpoints(names, test_data)
+    visits = Visits(uploads, limits, models.forget)
+    visits.sweep_regularly()
+    page = build_page(Desk(checkpoints, visits, models, limits), *examples, NEW_CLASS)
+    page.queue(max_size=50)
+    guard = Middleware(
+        Guard,
+        uploads=uploads,
+        request_bytes=limits.most_images * limits.image_bytes,
+        upload_bytes=limits.upload_bytes,
+    )
+    _, url, _ = page.launch(
+        server_name=host, server_port=port, share=False, quiet=True, prevent_thread_lock=True, ssr_mode=False,
+        max_file_size=limits.image_bytes, allowed_paths=[str(cache.resolve() / "images")],
+        app_kwargs={"middleware": [guard]}, theme=theme(), head=HEAD, footer_links=[], run_history=False,
+        enable_monitoring=False, show_error=False, pwa=False,
+    )  # fmt: skip
+    visits.own_files = {path.resolve() for path in uploads.rglob("*")}
+    return url
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,299 @@
+"""The page of examples/space in a browser, as a visitor uses it: with a mouse, with the keyboard, on a phone."""
+
+import glob
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import zipfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hub_server import HubServer, environment
+from PIL import Image
+from space import ROOT, SPACE
+
+from smope_hf import SMoPEForImageClassification
+from smope_hf.cli_predict import classify
+from smope_hf.hub import find_checkpoint
+
+from first_checkpoint import RUN, first_checkpoint  # isort: skip
+
+CHROMIUM = shutil.which("chromium")
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+SECOND = 1000  # milliseconds
+PATIENCE = 90 * SECOND
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),  # seconds; on an idle machine all of them together take about 90
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed: apt-get install chromium"),
+]
+
+
+class Server:
+    """The page in a process of its own, with a folder for its cache and one for all it writes besides."""
+
+    def __init__(self, folder: Path, *arguments: str, **environment: str):
+        self.cache, self.scratch = folder / "cache", folder / "scratch"
+        self.scratch.mkdir()
+        given = {**os.environ, "TMPDIR": str(self.scratch), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        given |= {"PYTHONPATH": str(ROOT), "HF_DATASETS_CACHE": str(folder / "datasets"), **environment}
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        command = [sys.executable, str(SPACE / "app.py"), "--cache", str(self.cache), "--port", str(port), *arguments]
+        self.log = folder / "log.txt"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, env=given, stdout=log, stderr=log, cwd=folder)
+        self.url = self._wait()
+
+    def _wait(self) -> str:
+        for _ in range(2400):
+            found = re.search(r"^The page is open at (http\S+)", self.log.read_text(), re.MULTILINE)
+            if found:
+                return found[1]
+            try:
+                self.process.wait(0.1)
+            except subprocess.TimeoutExpired:
+                continue
+            break
+        self.process.kill()
+        raise AssertionError(self.log.read_text()[-4000:])
+
+    def end(self):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(20)
+        assert not list(self.scratch.iterdir()), "something was left behind"
+
+    def image(self, name: str) -> str:
+        return glob.glob(str(self.cache / "images" / "test" / f"{name}-*.png"))[0]
+
+    def new_class(self, count: int) -> list[str]:
+        return sorted(glob.glob(str(self.cache / "images" / "train" / "eight-*.png")))[:count]
+
+    def kept(self) -> set[str]:
+        """Names of all files that the server keeps."""
+        return {name for _, _, names in os.walk(self.scratch) for name in names}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("space")
+    first_checkpoint(folder / "cache", epochs=1)  # what the page would train at its first start, in less time
+    server = Server(folder)
+    yield server
+    server.end()
+    assert {path.name for path in folder.iterdir()} == {"cache", "scratch", "log.txt"}
+    assert "Traceback" not in server.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'"
+    )
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def visit(browser, server: Server, width: int = 1280, height: int = 900, scheme: str = "light"):
+    """The open page; when it is left, nothing of the visit is there, and nothing was asked for from elsewhere."""
+    before = server.kept()
+    context = browser.new_context(
+        viewport={"width": width, "height": height}, color_scheme=scheme, accept_downloads=True
+    )
+    page, asked, broken = context.new_page(), [], []
+    page.set_default_timeout(PATIENCE)
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: broken.append(str(error)))
+    page.goto(server.url)
+    page.get_by_text("Drop an image, or choose one").wait_for()
+    yield page
+    page.wait_for_load_state()
+    context.close()
+    hosts = {url.split("/")[2] for url in asked if url.startswith(("http", "ws"))}
+    assert hosts == {server.url.split("/")[2]}, hosts
+    assert not broken, broken
+    for _ in range(100):
+        if server.kept() == before:
+            return
+        try:
+            server.process.wait(0.1)
+        except subprocess.TimeoutExpired:
+            continue
+    raise AssertionError(f"left of the visit: {server.kept() - before}")
+
+
+def check_fits(page, width: int):
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def choose(page, label: str, option: str):
+    page.get_by_label(label).click()
+    page.get_by_role("option", name=option, exact=True).click()
+
+
+def teach(page, paths: list[str], name: str):
+    page.get_by_role("tab", name="Teach").click()
+    page.locator("input[type=file]:not([accept*=video])").last.set_input_files(paths)
+    page.get_by_text(Path(paths[-1]).stem, exact=False).last.wait_for()
+    page.get_by_label("Its name").fill(name)
+    page.get_by_role("button", name="Learn", exact=True).click()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_look_teach_look_again_and_take_it_home(browser, server, tmp_path, width, scheme):
+    with visit(browser, server, width, scheme=scheme) as page:
+        check_fits(page, width)
+        page.locator("input[type=file]").first.set_input_files(server.image("eight"))
+        page.get_by_text("Seen by task-04, which knows 8 classes").wait_for()
+        label = page.get_by_test_id("label-output-value")
+        assert label.first.inner_text() != "eight"
+        shown = page.locator("img.experts:visible")
+        assert shown.count() == 1 and f"on-{scheme}" in shown.get_attribute("class")
+        assert "each of 3 heads switches on 5 of its 25 experts" in shown.get_attribute("alt")
+        check_fits(page, width)
+        choose(page, "Compare with revision", "task-01")
+        page.get_by_text("Seen by task-01, which knows 2 classes").wait_for()
+        page.get_by_text("% of the experts that it switches on are the same").wait_for()
+        check_fits(page, width)
+        page.screenshot(path=tmp_path / "compare.png", full_page=True)
+
+        teach(page, server.new_class(16), "eight")
+        page.get_by_text(re.compile(r"Learning: step \d+ of \d+|Aligning|Measuring")).first.wait_for()
+        page.get_by_text("Learned 'eight' from 12 images").wait_for()
+        for text in ("on 160 held-out images", "on 4 of your images, held out"):
+            assert page.get_by_text(text).is_visible()
+        numbers = page.locator("table.lesson td.number").all_inner_texts()
+        assert re.fullmatch(r"\d+\.\d%", numbers[0]) and re.fullmatch(r"\d+\.\d%", numbers[1]), numbers
+        assert numbers[2] == "not learned" and re.fullmatch(r"\d+\.\d%\s+\d of 4", numbers[3]), numbers
+        check_fits(page, width)
+        page.screenshot(path=tmp_path / "taught.png", full_page=True)
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download the new checkpoint").click()
+        download.value.save_as(tmp_path / "taught.zip")
+
+        page.get_by_role("tab", name="Look").click()
+        page.get_by_text("Seen by yours: task-05 with eight, which knows 9 classes").wait_for()
+        assert label.first.inner_text() == "eight"
+        check_fits(page, width)
+        page.screenshot(path=tmp_path / "again.png", full_page=True)
+    with zipfile.ZipFile(tmp_path / "taught.zip") as packed:
+        packed.extractall(tmp_path)
+    model = SMoPEForImageClassification.from_pretrained(tmp_path / "taught-model")
+    assert model.config.id2label[8] == "eight"
+    ((best, *_),) = classify(find_checkpoint(tmp_path / "taught-model"), [Path(server.image("eight"))], 1, 1)
+    assert best["label"] == "eight"
+
+
+def test_mistakes_are_explained_on_the_page(browser, server, tmp_path):
+    (tmp_path / "text.png").write_text("no image")
+    Image.new("1", (6000, 5000)).save(tmp_path / "large.png")
+    (tmp_path / "heavy.png").write_bytes(os.urandom(11 * 2**20))
+    with visit(browser, server) as page:
+        alert, chooser = page.get_by_role("alert"), page.locator("input[type=file]").first
+        for name, message in (
+            ("text.png", "text.png cannot be read as an image. Send a JPEG"),
+            ("large.png", "large.png has more than 25 million pixels (6000 x 5000). Send a smaller copy."),
+        ):
+            chooser.set_input_files(tmp_path / name)
+            alert.filter(has_text=message).wait_for()
+            page.get_by_label("Clear").or_(page.get_by_label("Remove Image")).first.click()
+            page.get_by_text("Drop an image, or choose one").wait_for()
+            chooser = page.locator("input[type=file]").first
+        chooser.set_input_files(tmp_path / "heavy.png")
+        page.get_by_text("exceed the maximum allowed size of 10.0 Mb").first.wait_for()
+        heavy = {"name": "a.png", "mimeType": "image/png", "buffer": (tmp_path / "heavy.png").read_bytes()}
+        assert page.request.post(f"{server.url}gradio_api/upload", multipart={"files": heavy}).status == 413
+        assert page.request.get(f"{server.url}gradio_api/deep_link?session_hash=a").status == 404
+        teach(page, server.new_class(3), "eight")
+        alert.filter(has_text="3 images of the new class: at least 4 are needed").wait_for()
+        page.get_by_label("Its name").fill("Seven")
+        page.get_by_role("button", name="Learn", exact=True).click()
+        alert.filter(has_text="The model knows a class 'seven' already. Give the new one another name").wait_for()
+        assert "Traceback" not in page.content()
+
+
+def focus(page, what: str, key: str = "Tab"):
+    """Press Tab until something of this name has the focus."""
+    for _ in range(40):
+        page.keyboard.press(key)
+        name = page.evaluate(
+            "(() => { const e = document.activeElement; return e === document.body ? '' :"
+            " e.getAttribute('aria-label') || e.labels?.[0]?.innerText || e.innerText || '' })()"
+        )
+        if what in name:
+            style = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+            assert style == "solid", f"{what} has the focus, and nobody can see it"
+            return
+    raise AssertionError(f"{what} cannot be reached with the Tab key")
+
+
+def test_the_keyboard_is_enough(browser, server):
+    with visit(browser, server) as page:
+        focus(page, "Drop an image file here")
+        with page.expect_file_chooser() as chooser:
+            page.keyboard.press("Enter")
+        chooser.value.set_files(server.image("four"))
+        page.get_by_text("Seen by task-04").wait_for()
+        focus(page, "Task revision")
+        page.keyboard.press("ArrowUp")
+        page.keyboard.press("Enter")
+        page.get_by_text(re.compile("Seen by task-0[123]")).wait_for()
+        focus(page, "Teach")
+        page.keyboard.press("Enter")
+        focus(page, "Take 20 images of an eight")
+        page.keyboard.press("Enter")
+        page.get_by_text("eight-").first.wait_for()
+        focus(page, "Its name", "Shift+Tab")
+        page.keyboard.press("ControlOrMeta+a")
+        page.keyboard.type("a new one")
+        page.keyboard.press("Enter")
+        page.get_by_text("Learned 'a new one' from 15 images").wait_for()
+        focus(page, "Download the new checkpoint")
+        with page.expect_download():
+            page.keyboard.press("Enter")
+
+
+def test_checkpoints_of_a_folder_and_of_the_hub(browser, server, tmp_path):
+    run = str(server.cache / RUN)
+    with HubServer(tmp_path / "hub") as hub:
+        client = environment(hub, "hf_alice", tmp_path / "client")
+        push = [sys.executable, "-m", "smope_hf", "push", run, "alice/digits"]
+        subprocess.run(push, env={**client, "PYTHONPATH": str(ROOT)}, check=True, timeout=100, capture_output=True)
+        variables = {**environment(hub, None, tmp_path / "home"), "SMOPE_CHECKPOINTS": f"{run}/task-02 alice/digits"}
+        other = Server(tmp_path, **variables)
+        try:
+            with visit(browser, other) as page:
+                page.locator("input[type=file]").first.set_input_files(server.image("seven"))
+                page.get_by_text("Seen by task-02, which knows 4 classes").wait_for()
+                choose(page, "Checkpoint", "alice/digits")
+                page.get_by_text("Seen by task-04, which knows 8 classes").wait_for()
+                page.get_by_label("Task revision").click()
+                options = page.get_by_role("option")
+                texts = [text.split()[-1] for text in options.all_inner_texts()]  # a tick before the chosen one
+                assert texts == ["task-01", "task-02", "task-03", "task-04"]
+                options.nth(2).click()
+                page.get_by_text("Seen by task-03, which knows 6 classes").wait_for()
+                teach(page, server.new_class(8), "eight")
+                page.get_by_text("Learned 'eight' from 6 images").wait_for()
+                numbers = page.locator("table.lesson td.number").all_inner_texts()
+                assert numbers[:3] == ["unknown", "unknown", "not learned"]
+        finally:
+            other.end()
+        assert not other.cache.exists()  # nothing was trained where checkpoints are given
+    assert not hub.failures
+
+
+def test_a_mistake_at_the_start_is_one_line(tmp_path):
+    command = [sys.executable, str(SPACE / "app.py"), "--checkpoint", str(tmp_path / "nowhere")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode != 0 and done.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert "nowhere is not a folder" in done.stderr and "Traceback" not in done.stderr

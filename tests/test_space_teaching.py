@@ -1,0 +1,193 @@
+"""What the page of examples/space does: checkpoints and their revisions, experts of an image, teaching."""
+
+import shutil
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from space import files
+
+from smope_hf import SMoPEForImageClassification
+
+from checkpoints import Models, find_revisions, open_checkpoints  # isort: skip
+from desk import Desk  # isort: skip
+from first_checkpoint import example_images, first_checkpoint  # isort: skip
+from limits import Limits, Refused  # isort: skip
+from looking import chosen_shares, experts_html, in_common, look_at  # isort: skip
+from page import lesson_html, shown_name  # isort: skip
+from visits import Visits  # isort: skip
+
+LIMITS = Limits()
+
+
+def send(desk: Desk, paths: list[Path]) -> list[str]:
+    """The files as gradio would have put them among the uploads."""
+    sent = [desk.visits.uploads / f"hash-{path.stem}" / path.name for path in paths]
+    for path, place in zip(paths, sent, strict=True):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, place)
+    return list(map(str, sent))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def run(cache) -> Path:
+    return first_checkpoint(cache, epochs=1)
+
+
+@pytest.fixture
+def desk(run, tmp_path) -> Desk:
+    models = Models()
+    visits = Visits(tmp_path / "uploads", LIMITS, models.forget)
+    return Desk(open_checkpoints([str(run)], "embedded"), visits, models, LIMITS)
+
+
+# ---------------------------------------------------------------------- checkpoints and experts
+
+
+def test_revisions_of_folders(run, tmp_path):
+    assert list(find_revisions(str(run))) == ["task-01", "task-02", "task-03", "task-04"]
+    assert list(find_revisions(str(run / "task-02"))) == ["task-02"]
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
+        find_revisions(str(tmp_path / "nowhere"))
+    assert shown_name("/home/somebody/runs/digits/") == "digits"  # nobody else's business where it lies
+    assert shown_name("me/my-model") == "me/my-model"
+
+
+def test_test_data_that_a_checkpoint_does_not_know_is_a_mistake(run, tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "test" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "test" / name / "1.png")
+    with pytest.raises(ValueError, match="knows none of the 2 classes"):
+        open_checkpoints([str(run)], str(tmp_path))
+
+
+def test_models_are_loaded_once_and_only_the_last_few_are_kept(run):
+    models, places = Models(kept=2), list(find_revisions(str(run)).values())
+    first = models.get(places[0])
+    assert models.get(places[0]) is first and first.class_names == ["zero", "one"]
+    models.get(places[1]), models.get(places[2])
+    assert models.get(places[0]) is not first
+    last = models.get(places[2])
+    models.forget(run)
+    assert models.get(places[2]) is not last
+
+
+def test_the_experts_shown_are_those_of_the_largest_scores(desk, run, cache):
+    loaded = desk.models.get(find_revisions(str(run))["task-04"])
+    image = LIMITS.read_image(example_images(cache)[0][0])
+    look = look_at(loaded, image)
+    assert list(look.classes) == loaded.class_names and abs(sum(look.classes.values()) - 1) < 1e-5
+    pixels = loaded.processor(images=image, return_tensors="pt")["pixel_values"]
+    scores = loaded.model(pixels, output_router_scores=True).router_scores
+    for score, experts, usage in zip(scores, look.selected, look.usage, strict=True):
+        allowed = score[0].detach().numpy() + np.where(usage > 0, 0, -np.inf)  # masked routing: used ones only
+        assert np.array_equal(np.sort(experts), np.sort(np.argsort(-allowed, axis=1)[:, :5]))
+    assert in_common(look, look) == 1.0 and chosen_shares(look)[1] == 0.0
+    text = experts_html(look)
+    assert (
+        text.count("<img") == 2 and text.count("data:image/png;base64,") == 2 and "6 layers, each of 3 heads" in text
+    )
+
+
+def test_two_revisions_share_some_experts(run, cache):
+    models, revisions = Models(), find_revisions(str(run))
+    image = LIMITS.read_image(example_images(cache)[0][1])
+    first, last = (look_at(models.get(revisions[name]), image) for name in ("task-01", "task-04"))
+    assert 0 < in_common(first, last) < 1
+    assert in_common(first, replace(last, layers=[6, 7, 8, 9, 10, 11])) is None
+
+
+# ---------------------------------------------------------------------- teaching
+
+
+def test_a_lesson_leaves_the_model_alone_and_gives_a_checkpoint_to_take_home(desk, run, cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "elsewhere"))
+    before, told = files(run), []
+    to_look_at, to_teach = example_images(cache)
+    lesson = desk.learn(
+        "me", str(run), "task-04", send(desk, to_teach), "eight", lambda share, text: told.append(share)
+    )
+    assert files(run) == before and not (tmp_path / "elsewhere").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["uploads"]
+    assert told == sorted(told) and told[0] == 0.0 and 0.5 < told[-1] <= 1.0
+    assert (lesson.taught_with, lesson.new_images, lesson.old_images) == (15, 5, 160)
+    assert lesson.old_before > 0.8 and lesson.old_after > 0.7 and lesson.new_accuracy >= 0.4
+    with zipfile.ZipFile(lesson.archive) as packed:
+        assert {Path(name).suffix for name in packed.namelist()} <= {".safetensors", ".json", ".md", ".png"}
+        packed.extractall(tmp_path / "home")
+    model = SMoPEForImageClassification.from_pretrained(tmp_path / "home" / "taught-model")
+    assert model.config.id2label[8] == "eight" and model.config.num_labels == 9
+    assert "yours: task-05 with eight" in desk.revisions("me", str(run))
+    assert "yours: task-05 with eight" not in desk.revisions("another", str(run))
+    look = desk.look("me", str(run), "yours: task-05 with eight", send(desk, to_look_at)[-1])
+    assert max(look.classes, key=look.classes.get) == "eight"
+    desk.visits.end("me")
+    with pytest.raises(Refused, match="no revision 'yours: task-05 with eight' any more"):
+        desk.look("me", str(run), "yours: task-05 with eight", send(desk, to_look_at)[-1])
+
+
+def test_a_second_lesson_goes_on_from_the_first_and_remembers_its_held_out_images(desk, run, cache):
+    _, to_teach = example_images(cache)
+    paths = send(desk, to_teach)
+    desk.learn("me", str(run), "task-02", paths[:8], "eight", lambda share, text: None)
+    second = desk.learn("me", str(run), "yours: task-03 with eight", paths[8:14], "another", lambda *_: None)
+    assert second.old_images == 4 * 20 + 2 and second.place.name.endswith("task-04")
+    assert list(desk.models.get(second.place).class_names[-2:]) == ["eight", "another"]
+
+
+def test_what_was_not_measured_is_unknown(run, cache, tmp_path):
+    models = Models()
+    desk = Desk(open_checkpoints([str(run)], None), Visits(tmp_path / "u", LIMITS, models.forget), models, LIMITS)
+    lesson = desk.learn("me", str(run), "task-01", send(desk, example_images(cache)[1][:4]), "<b>", lambda *_: None)
+    assert lesson.old_before is None and lesson.old_after is None and lesson.old_images == 0
+    text = lesson_html(lesson)
+    assert text.count("unknown") == 2 and "no held-out images" in text and "on 1 of your images" in text
+    assert "<b>" not in text and "&lt;b&gt;" in text
+
+
+@pytest.mark.parametrize(
+    ("revision", "name", "count", "message"),
+    [
+        ("task-04", "Seven", 6, "knows a class 'seven' already"),
+        ("task-04", "eight", 3, "3 images of the new class: at least 4"),
+        ("task-04", "", 6, "has no name"),
+        ("task-09", "eight", 6, "no revision 'task-09'"),
+    ],
+)
+def test_lessons_that_are_refused(desk, run, cache, revision, name, count, message):
+    paths = send(desk, example_images(cache)[1][:count])
+    with pytest.raises(Refused, match=message):
+        desk.learn("me", str(run), revision, paths, name, lambda *_: None)
+    visit = desk.visits.of("me")
+    assert not visit.lessons and not visit.busy and not list(visit.folder.iterdir())
+
+
+def test_a_lesson_that_takes_too_long_is_given_up(desk, run, cache):
+    desk.limits = replace(LIMITS, lesson_seconds=0.0)
+    paths = send(desk, example_images(cache)[1][:4])
+    with pytest.raises(Refused, match="took longer than 0 seconds and was given up"):
+        desk.learn("me", str(run), "task-04", paths, "eight", lambda *_: None)
+    visit = desk.visits.of("me")
+    assert not visit.lessons and not visit.busy and visit.taught_seconds > 0
+    assert list(desk.revisions("me", str(run))) == ["task-01", "task-02", "task-03", "task-04"]
+
+
+def test_a_lesson_whose_visitor_has_gone_stops(desk, run, cache):
+    paths = send(desk, example_images(cache)[1][:4])
+    visit = desk.visits.of("me")
+
+    def leave(share, text):
+        if "step 1" in text:
+            desk.visits.end("me")
+
+    with pytest.raises(Refused, match="was stopped"):
+        desk.learn("me", str(run), "task-04", paths, "eight", leave)
+    assert not visit.folder.exists()
