@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FENCE = re.compile(r"(?:^ *<!-- not run: (.+?) -->\n+)?^( *)```(\w*)[^\n]*\n(.*?)^\2```$", re.MULTILINE | re.DOTALL)
 REASONS = {
     "network": "asks the Hub or a package registry for something",
-    "hours": "trains for an hour or more",
+    "hours": "takes minutes to hours",
     "devices": "needs several processes or a GPU",
     "files": "works on files that only the reader has",
 }
