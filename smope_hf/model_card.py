@@ -166,7 +166,7 @@ def _describe_backbone(config: IncrementalConfig, on_hub: bool) -> str:
 def method_name(config: IncrementalConfig) -> str:
     """Name of a model's method, as tables and titles have it."""
     if config.model_type != "smope":
-        return METHOD_NAMES[config.method]
+        return METHOD_NAMES.get(config.method, config.method)  # a method from outside goes by its own name
     return "SMoPE" if config.top_k < config.num_experts else "One prompt"
 
 
@@ -174,7 +174,7 @@ def _describe_experts(config: IncrementalConfig) -> str:
     layers = ", ".join(map(str, config.prompt_layers)) or "no layer"
     if config.model_type != "smope":
         settings = json.dumps({**PROMPT_METHODS[config.method].defaults, **(config.settings or {})})
-        return f"{METHOD_NAMES[config.method]}: prompts in {layers}, settings `{settings}`, {config.pooling} pooling."
+        return f"{method_name(config)}: prompts in {layers}, settings `{settings}`, {config.pooling} pooling."
     return (
         f"{config.num_experts} experts per head in layers {layers}, of which an image switches on {config.top_k}; "
         f"noise_epsilon {config.noise_epsilon}, router_loss_coef {config.router_loss_coef}, prototype_loss_coef "
