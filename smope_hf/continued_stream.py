@@ -1,11 +1,11 @@
 """Tasks that a checkpoint has learned, followed by new ones: what a model goes on with."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .task_manifest import build_manifest, describe_split, describe_task
+from .task_manifest import build_manifest, describe_split, describe_task, skipped_images
 from .task_split import Task, TaskSplit
 from .tasks import TaskStream
 
@@ -66,6 +66,11 @@ class ContinuedStream(Sequence[Task]):
     def __getitem__(self, index):
         return self._tasks[index]
 
+    def with_splits(self, change: Callable[[Task, str], TaskSplit]) -> "ContinuedStream":
+        """As `TaskStream.with_splits`, of the new tasks and of the learned ones' test images."""
+        tests = [task.with_splits(change).test for task in self._tasks[: len(self.learned["tasks"])]]
+        return ContinuedStream(self.learned, self.stream.with_splits(change), tests)
+
     def manifest(self) -> dict[str, Any]:
         """As `TaskStream.manifest`, over learned and new tasks; `information.continues` tells of the learned ones."""
         if self._manifest is None:
@@ -74,7 +79,11 @@ class ContinuedStream(Sequence[Task]):
             tasks += [describe_task(task) for task in self._tasks[count:]]
             manifest = build_manifest(self.stream, tasks)
             before = {key: value for key, value in self.learned.items() if key != "tasks"}
-            information = {**manifest["information"], "continues": {"num_tasks": count, **before}}
+            skipped = self.learned["information"].get("skipped_images", [])
+            skipped = skipped + [image for image in skipped_images(self) if image not in skipped]
+            information = {
+                **manifest["information"], "skipped_images": skipped, "continues": {"num_tasks": count, **before},
+            }  # fmt: skip
             self._manifest = {**manifest, "name": self.name, "information": information}
         return copy.deepcopy(self._manifest)
 

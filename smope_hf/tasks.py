@@ -1,7 +1,7 @@
 """Class-incremental tasks over any `datasets` data set, as selections on Arrow: no image is copied or decoded."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +192,13 @@ class TaskStream(Sequence[Task]):
         if self._manifest is None:
             self._manifest = build_manifest(self)
         return copy.deepcopy(self._manifest)
+
+    def with_splits(self, change: Callable[[Task, str], TaskSplit]) -> "TaskStream":
+        """The same tasks with each split replaced: `change(task, name)` gives what stands in its place."""
+        other = copy.copy(self)
+        other._tasks = tuple(task.with_splits(change) for task in self)
+        other._manifest = None
+        return other
 
     def _make_tasks(
         self, dataset: datasets.DatasetDict, classes: Classes, groups: list[list[int]], sampler: RowSampler

@@ -72,6 +72,10 @@ class ContinualTrainingArguments:
     image_cache_gib: float = _setting(4.0, "Memory of a process for decoded images, GiB; the rest goes to files.")
     image_cache_dir: str | None = _setting(None, "Folder of those files, gone at the end; default `output_dir`.")
     dataloader_num_workers: int = _setting(0, "Threads that decode images; 0 is one for all that is prepared.")
+    on_bad_image: str = _setting(
+        "error", "An image that cannot be used stops the run before it begins, or is left out and listed.",
+        ("error", "skip"),
+    )  # fmt: skip
     report_to: str = _setting("none", "Tracker of losses and metrics.", ("none", "tensorboard", "trackio"))
     logging_steps: int = _setting(10, "Steps between two readings of the loss, at least 1.")
     resume: bool = _setting(False, "Go on where the run in `output_dir` was stopped: from state/ or its last task.")
@@ -186,7 +190,7 @@ class ContinualTrainingArguments:
             "output_dir", "resume", "report_to", "logging_steps", "disable_progress", "image_cache_gib",
             "image_cache_dir", "dataloader_num_workers", "eval_batch_size", "save_checkpoints", "report",
             "push_to_hub", "hub_model_id", "hub_private_repo", "hub_include_backbone", "hub_remote_code",
-            "hub_license", "checkpoint_every",
+            "hub_license", "checkpoint_every", "on_bad_image",
         }  # fmt: skip
         return {name: value for name, value in asdict(self).items() if name not in elsewhere}
 
