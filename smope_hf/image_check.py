@@ -80,8 +80,11 @@ class ImageCheck:
         """As `split`, of a task; what `with_splits` of a stream takes."""
         return self.split(task.splits[used_for], task.class_names, task.class_ids.start, used_for)
 
-    def finish(self):
+    def finish(self, advice: str = "--skip-bad leaves them out."):
         """Refuse images that cannot be used, where they are not to be skipped.
+
+        Args:
+            advice: how they can be skipped.
 
         Raises:
             ValueError: naming row and column of the first ones, and how many there are.
@@ -89,7 +92,7 @@ class ImageCheck:
         if self.problems and not self.skips:
             raise ValueError(
                 f"{len(self.problems)} of {self.looked_at} images cannot be used. {_listed(self.problems)} Replace "
-                'them or remove the rows; on_bad_image="skip" (--on-bad-image skip) goes on without them.'
+                f"them or remove the rows. {advice}"
             )
 
     def _looked_at(self, split: TaskSplit) -> list[tuple[bytes, str | None]]:
@@ -142,13 +145,29 @@ def checked_stream(stream, args, accelerator):
     """
     check = ImageCheck(args.on_bad_image, accelerator, args.dataloader_num_workers, args.disable_progress)
     stream = stream.with_splits(check.task)
-    check.finish()
+    check.finish('on_bad_image="skip" (--on-bad-image skip) goes on without them.')
     if check.problems:
         accelerator.print(
             f"Skipped {len(check.problems)} of {check.looked_at} images: {_listed(check.problems)} {SKIPPED_FILE} in "
             f"{args.output_dir} lists all."
         )
     return stream
+
+
+def checked_tests(
+    tests: Sequence[TaskSplit | None], class_tasks: Sequence[Sequence[str]], on_bad_image: str
+) -> list[TaskSplit | None]:
+    """The images of `load_known_tests`, each looked at.
+
+    Raises:
+        ValueError: as `ImageCheck`.
+    """
+    check, checked, first = ImageCheck(on_bad_image), [], 0
+    for test, names in zip(tests, class_tasks, strict=True):
+        checked.append(None if test is None else check.split(test, names, first, "test"))
+        first += len(names)
+    check.finish()
+    return checked
 
 
 def write_skipped(output_dir: str | Path, manifest: dict):

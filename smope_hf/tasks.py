@@ -80,6 +80,9 @@ class TaskStream(Sequence[Task]):
                 f"a datasets.DatasetDict is needed, not {type(dataset).__name__}; one split alone can be given as "
                 'datasets.DatasetDict({"train": dataset}), a streamed data set must be downloaded first'
             )
+        for option, value in (("shuffle_classes", shuffle_classes), ("allow_no_test", allow_no_test)):
+            if not isinstance(value, bool):
+                raise ValueError(f"{option}={value!r}: True or False is needed")
         limits = (max_train_samples_per_class, max_test_samples_per_class)
         sampler = RowSampler(seed, validation_fraction, test_fraction, *limits, imbalance_factor)
         if evaluate_on not in ("test", "validation") or (evaluate_on == "validation" and validation_fraction == 0):
