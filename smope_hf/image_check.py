@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,10 +110,12 @@ class ImageCheck:
     def _look_at(self, split: TaskSplit, positions: range) -> Iterator[tuple[bytes, str | None]]:
         mode = split.mode
         bar = tqdm(total=len(positions), desc="checking images", disable=self.disable_progress, leave=False)
-        with ThreadPoolExecutor(max(self.num_workers, 1), "smope-check") as pool:
+        threads = ThreadPoolExecutor(self.num_workers, "smope-check") if self.num_workers else nullcontext()
+        with threads as pool:
+            look = map if pool is None else pool.map
             for start in range(0, len(positions), _ROWS_PER_READ):
                 contents = split.contents(positions[start : start + _ROWS_PER_READ])
-                yield from pool.map(lambda content: _look_at(content, mode), contents)
+                yield from look(lambda content: _look_at(content, mode), contents)
                 bar.update(len(contents))
         bar.close()
 
