@@ -34,11 +34,12 @@ from flops import count_flops
 from transformers import HfArgumentParser
 
 from smope_hf.accuracy_matrix import AccuracyMatrix
+from smope_hf.checked_arguments import field_kind
 from smope_hf.checkpoint import saved_tasks
 from smope_hf.files import atomic_path, write_json
 from smope_hf.hub_files import find_checkpoint
 from smope_hf.plots import plot_average_accuracy, plot_costs, read_costs
-from smope_hf.run_arguments import RUN_ARGUMENTS, field_kind, read_recipe, recipe_arguments
+from smope_hf.run_arguments import RUN_ARGUMENTS, read_recipe, recipe_arguments
 from smope_hf.safe_json import read_json
 from smope_hf.state_folder import has_state
 

@@ -107,6 +107,8 @@ def lda_head(statistics: ClassStatistics, shrinkage: float) -> tuple[Tensor, Ten
         ValueError: when the covariance has no inverse; more shrinkage gives it one.
     """
     covariance = statistics.covariance(shrinkage)
+    if int(statistics.count.sum()) == len(statistics.count):  # one image of each class shows no spread at all
+        covariance = torch.eye(len(covariance), dtype=torch.float64)  # then LDA is the nearest class mean
     factor, failed = torch.linalg.cholesky_ex(covariance)
     if bool(failed):
         raise ValueError(

@@ -12,7 +12,7 @@ from .training_args import ContinualTrainingArguments
 SETTINGS = (
     "seed", "epochs", "batch_size", "eval_batch_size", "learning_rate", "crop_scale", "crop_ratio",
     "flip_probability", "alignment", "mixed_precision", "image_cache_gib", "image_cache_dir",
-    "dataloader_num_workers", "checkpoint_every", "resume", "hub_private_repo", "hub_include_backbone",
+    "dataloader_num_workers", "on_bad_image", "checkpoint_every", "resume", "hub_private_repo", "hub_include_backbone",
     "hub_remote_code", "hub_license",
 )  # fmt: skip
 

@@ -24,6 +24,9 @@ def evaluate(
     ignore_unknown: Annotated[
         bool, typer.Option("--ignore-unknown", help="Leave out images of classes the model does not know.")
     ] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out images that cannot be used, and list them.")
+    ] = False,
     batch_size: Annotated[int, typer.Option(metavar="INT", min=1, help="Images per step.")] = 64,
     as_json: AsJson = False,
 ):
@@ -40,6 +43,7 @@ def evaluate(
     """
     from .cli_common import be_quiet, class_tasks, print_json, read_config
     from .hub import find_checkpoint
+    from .image_check import checked_tests
     from .known_tasks import load_known_tests
 
     be_quiet()
@@ -55,9 +59,13 @@ def evaluate(
         max_per_class=max_per_class,
         ignore_unknown=ignore_unknown,
     )
+    tests = checked_tests(tests, tasks, "skip" if skip_bad else "error")
     report = summary(tasks, tests, measure(checkpoint, tests, batch_size))
     source = next(test.source_split for test in tests if test is not None)
     report = {"model": str(checkpoint), "revision": revision, "data": data, "split": source, **report}
+    report["skipped_images"] = [vars(image) for test in tests if test is not None for image in test.skipped]
+    for image in report["skipped_images"]:
+        typer.echo(f"skipped row {image['row']} of split {source!r}: {image['reason']}", err=True)
     print_json(report) if as_json else _print_report(report)
 
 

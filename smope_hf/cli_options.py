@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperCommand
 
-from .run_arguments import field_kind
+from .checked_arguments import field_kind
 
 CONTEXT = {
     "token_normalize_func": lambda token: token.replace("_", "-"),  # --output_dir is --output-dir

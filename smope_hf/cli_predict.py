@@ -74,26 +74,25 @@ def find_images(names: list[str]) -> list[Path]:
 
 
 def check_images(paths: list[Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """Decode every image once: those that can be read, and the others with the reason."""
+    """Look at every image once: those that can be used, and the others with the reason."""
+    from .image_reading import UnreadableImage, check_image, reason_of
+
     good, bad = [], []
     for path in paths:
         try:
-            read_image(path)
-        except Exception as error:  # decoders raise many kinds: OSError, ValueError, SyntaxError, struct.error, ...
-            bad.append((path, "there is no such file" if isinstance(error, FileNotFoundError) else str(error)))
+            check_image(path.read_bytes())
+        except (UnreadableImage, OSError) as error:
+            bad.append((path, reason_of(error)))
         else:
             good.append(path)
     return good, bad
 
 
 def read_image(path: Path):
-    """An image as training sees it: upright, RGB."""
-    from PIL import Image, ImageOps
+    """An image as training sees it: upright, 8-bit RGB."""
+    from .image_reading import decode_image
 
-    from .task_split import to_rgb
-
-    with Image.open(path) as image:
-        return to_rgb(ImageOps.exif_transpose(image))
+    return decode_image(path.read_bytes())
 
 
 def classify(checkpoint, paths: list[Path], top: int, batch_size: int) -> Iterator[list[dict]]:

@@ -1,13 +1,25 @@
 """Configuration that every model here has: a frozen ViT, its origin, and the classes learned task by task."""
 
+from dataclasses import fields
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
+from transformers.utils import logging
 
-from .backbones import family_of
-from .config_guard import check_config
+from .backbones import FAMILIES, family_of
+from .config_guard import check_backbone_sizes, check_config
+from .named_settings import check_names
+
+logger = logging.get_logger(__name__)
+
+
+# What transformers takes in a config beside its fields.
+OTHER_NAMES = (
+    "num_labels", "torch_dtype", "name_or_path", "output_attentions", "attn_implementation",
+    "experts_implementation", "auto_map", "model_type",
+)  # fmt: skip
 
 
 @strict
@@ -24,6 +36,7 @@ class IncrementalConfig(PreTrainedConfig):
         tasks: class ids of each task in the order learned; ids count up from 0 over all tasks.
 
     Raises:
+        TypeError: for a field that there is not; the message has the nearest name.
         ValueError: for a value outside what is allowed; the message names the field, the value and what is allowed.
     """
 
@@ -38,6 +51,11 @@ class IncrementalConfig(PreTrainedConfig):
     tasks: list[list[int]] | None = None
 
     def __post_init__(self, **kwargs):
+        check_names(type(self).__name__, kwargs, self.known_names() | {name for name in kwargs if name[0] == "_"})
+        if isinstance(self.backbone_config, dict):
+            family = self.backbone_config.get("model_type")
+            self.check("backbone_config['model_type']", family, family in FAMILIES, f"one of {', '.join(FAMILIES)}")
+            check_backbone_sizes(self.backbone_config, "backbone_config")
         if kwargs.get("num_labels") is None:
             kwargs["num_labels"] = len(self.id2label or [index for task in self.tasks or [] for index in task])
         super().__post_init__(**kwargs)
@@ -58,6 +76,11 @@ class IncrementalConfig(PreTrainedConfig):
         ours = [kind for kind in cls.__mro__ if issubclass(kind, IncrementalConfig)]
         return {name for kind in ours for name in kind.__dict__.get("__annotations__", {})}
 
+    @classmethod
+    def known_names(cls) -> set[str]:
+        """Every name that the constructor takes."""
+        return {setting.name for setting in fields(cls)} | {*OTHER_NAMES, *cls.attribute_map}
+
     def default_layers(self) -> list[int]:
         """The layers with prompts where none are given."""
         return list(range(max(1, self.backbone_config.num_hidden_layers // 2)))
@@ -66,11 +89,21 @@ class IncrementalConfig(PreTrainedConfig):
     def from_dict(cls, config_dict: dict, **kwargs):
         """As in transformers, once the content has no number or text that would take memory or fail without a name.
 
+        Fields of a later version of transformers or of this package are kept as they are, with a warning.
+
         Raises:
             ValueError: naming the field, the value and what is allowed.
         """
         check_config(config_dict)
-        return super().from_dict(config_dict, **kwargs)
+        known = cls.known_names()
+        later = {name: value for name, value in config_dict.items() if name not in known and not name.startswith("_")}
+        if later:
+            logger.warning(f"config.json has fields that this version does not use: {', '.join(sorted(later))}.")
+        found = super().from_dict({name: value for name, value in config_dict.items() if name not in later}, **kwargs)
+        config = found[0] if isinstance(found, tuple) else found
+        for name, value in later.items():
+            setattr(config, name, value)
+        return found
 
     def to_dict(self) -> dict:
         """As in transformers, without the folder that the backbone was loaded from: a checkpoint may be shared."""

@@ -1,11 +1,15 @@
 """Configuration of a rival of SMoPE."""
 
+import math
+
 from huggingface_hub.dataclasses import strict
 
 from .configuration_incremental import IncrementalConfig
+from .named_settings import nearest_name
 from .prompt_methods import PROMPT_METHODS
 
 MAX_SETTING = 2**16
+MAX_SIZE = 2**17  # prompts' size grows with the product of the whole numbers; in a ViT-B this is 4 GB
 
 
 @strict
@@ -35,14 +39,21 @@ class PromptedConfig(IncrementalConfig):
     def validate_method(self):
         """Check that the method exists and has the settings given."""
         self.check("method", self.method, self.method in PROMPT_METHODS, f"one of {', '.join(PROMPT_METHODS)}")
-        known = PROMPT_METHODS[self.method].defaults
+        chosen = PROMPT_METHODS[self.method]
+        known = chosen.defaults
         for name, value in (self.settings or {}).items():
-            self.check(f"settings[{name!r}]", value, name in known, f"of {self.method}: {', '.join(known) or 'none'}")
+            those = f"of {self.method}: {', '.join(known) or 'none'}. {nearest_name(name, known)}".rstrip(". ")
+            self.check(f"settings[{name!r}]", value, name in known, those)
             whole = isinstance(known[name], int)
-            fits = 0 <= value <= MAX_SETTING and (not whole or (isinstance(value, int) and value >= 1))
-            self.check(
-                f"settings[{name!r}]", value, fits, f"{'a whole number from 1' if whole else 'a number from 0'}"
-            )
+            fits = type(value) in (int, float) and 0 <= value <= MAX_SETTING
+            fits = fits and (not whole or (isinstance(value, int) and value >= 1))
+            allowed = f"{'a whole number from 1' if whole else 'a number from 0'} to {MAX_SETTING}"
+            self.check(f"settings[{name!r}]", value, fits, allowed)
+        settings = {**known, **(self.settings or {})}
+        size = math.prod(value for value in settings.values() if isinstance(value, int))
+        self.check("settings", self.settings, size <= MAX_SIZE, f"whole numbers whose product is at most {MAX_SIZE}")
+        for name, fits, allowed in chosen.checks(settings):
+            self.check(f"settings[{name!r}]", settings[name], fits, allowed)
 
     def validate_prompt_layers(self):
         """Check that every prompt layer exists once; a method without prompts has none."""

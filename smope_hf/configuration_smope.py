@@ -1,11 +1,11 @@
 """Configuration of a SMoPE model."""
 
-import math
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 
 from .configuration_incremental import IncrementalConfig
+from .named_settings import MAX_EXPERTS, MAX_NUMBER
 
 
 @strict
@@ -18,7 +18,7 @@ class SMoPEConfig(IncrementalConfig):
         base_model_revision: the commit of the base model that the experts were trained on.
         base_model_fingerprint: SHA-256 of the base model's weights; loading refuses any other base.
         prompt_layers: indices of the layers with experts, without repetition; default the first half of the layers.
-        num_experts: prefix experts per head, at least 1.
+        num_experts: prefix experts per head, 1 to 16384.
         top_k: experts that an image switches on per head, 1 to `num_experts` (also named `num_experts_per_tok`).
         noise_epsilon: share of the score range that frequently used experts lose in training, 0 to 1.
         router_loss_coef: weight of the router loss, at least 0.
@@ -56,7 +56,7 @@ class SMoPEConfig(IncrementalConfig):
 
     def validate_experts(self):
         """Check the experts' number, selection and noise."""
-        self.check("num_experts", self.num_experts, self.num_experts >= 1, "at least 1")
+        self.check("num_experts", self.num_experts, 1 <= self.num_experts <= MAX_EXPERTS, f"1 to {MAX_EXPERTS}")
         self.check(
             "top_k",
             self.top_k,
@@ -69,4 +69,4 @@ class SMoPEConfig(IncrementalConfig):
         """Check the weights of the routing losses."""
         for name in ("router_loss_coef", "prototype_loss_coef"):
             value = getattr(self, name)
-            self.check(name, value, math.isfinite(value) and value >= 0, "finite and at least 0")
+            self.check(name, value, 0 <= value <= MAX_NUMBER, "finite and at least 0")

@@ -10,6 +10,7 @@ from .callbacks import ContinualCallback
 from .checkpoint import MANIFEST_FILE, STATISTICS_FILE, load_manifest, load_state, load_statistics, statistics_hash
 from .continued_stream import ContinuedStream
 from .hub_files import find_checkpoint
+from .named_settings import nearest_name
 from .run_state import RunState
 from .task_split import TaskSplit
 from .tasks import TaskStream
@@ -83,7 +84,8 @@ def _arguments(recipe: dict, folder: Path, settings: dict) -> ContinualTrainingA
         )
     wrong = [name for name in settings if name not in known]
     if wrong:
-        raise ValueError(f"{wrong} are no training settings. There are: {', '.join(known)}.")
+        nearest = " ".join(filter(None, (nearest_name(name, known) for name in wrong)))
+        raise ValueError(f"{wrong} are no training settings. {nearest or 'There are: ' + ', '.join(known) + '.'}")
     return ContinualTrainingArguments(**{**recipe, **settings})
 
 

@@ -1,11 +1,11 @@
 """Tasks that a checkpoint has learned, followed by new ones: what a model goes on with."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .task_manifest import build_manifest, describe_split, describe_task
+from .task_manifest import build_manifest, describe_split, describe_task, skipped_images
 from .task_split import Task, TaskSplit
 from .tasks import TaskStream
 
@@ -34,20 +34,22 @@ class ContinuedStream(Sequence[Task]):
         tests = [None] * len(old) if old_tests is None else list(old_tests)
         if len(tests) != len(old):
             raise ValueError(f"old_tests has {len(tests)} entries, but the checkpoint has learned {len(old)} tasks")
-        self._check_new(stream.class_names)
+        self._check_new(stream)
         self._tasks = [_learned_task(entry, test) for entry, test in zip(old, tests, strict=True)]
         first_id = learned["num_classes"]
         self._tasks += [_moved(task, len(old), first_id) for task in stream]
         self._manifest: dict[str, Any] | None = None
 
-    def _check_new(self, class_names: Sequence[str]):
+    def _check_new(self, stream: TaskStream):
         where = {name: task["index"] + 1 for task in self.learned["tasks"] for name in task["class_names"]}
-        known = [f"{name!r} (task {where[name]})" for name in class_names if name in where]
+        known = [f"{name!r} (task {where[name]})" for name in stream.class_names if name in where]
         if known:
+            name = next(name for name in stream.class_names if name in where)
             shown = ", ".join(known[:5]) + (f" and {len(known) - 5} more" if len(known) > 5 else "")
             raise ValueError(
-                f"The model knows these classes already: {shown}. Leave them out (class_lists, or --classes on the "
-                "command line, names the classes to learn), or rename them if they are other classes."
+                f"The model knows these classes already: {shown}. {_first_row(stream, name)} Leave them out "
+                "(class_lists, or --classes on the command line, names the classes to learn), or rename them if they "
+                "are other classes."
             )
 
     @property
@@ -66,6 +68,11 @@ class ContinuedStream(Sequence[Task]):
     def __getitem__(self, index):
         return self._tasks[index]
 
+    def with_splits(self, change: Callable[[Task, str], TaskSplit]) -> "ContinuedStream":
+        """As `TaskStream.with_splits`, of the new tasks and of the learned ones' test images."""
+        tests = [task.with_splits(change).test for task in self._tasks[: len(self.learned["tasks"])]]
+        return ContinuedStream(self.learned, self.stream.with_splits(change), tests)
+
     def manifest(self) -> dict[str, Any]:
         """As `TaskStream.manifest`, over learned and new tasks; `information.continues` tells of the learned ones."""
         if self._manifest is None:
@@ -74,9 +81,21 @@ class ContinuedStream(Sequence[Task]):
             tasks += [describe_task(task) for task in self._tasks[count:]]
             manifest = build_manifest(self.stream, tasks)
             before = {key: value for key, value in self.learned.items() if key != "tasks"}
-            information = {**manifest["information"], "continues": {"num_tasks": count, **before}}
+            skipped = self.learned["information"].get("skipped_images", [])
+            skipped = skipped + [image for image in skipped_images(self) if image not in skipped]
+            information = {
+                **manifest["information"], "skipped_images": skipped, "continues": {"num_tasks": count, **before},
+            }  # fmt: skip
             self._manifest = {**manifest, "name": self.name, "information": information}
         return copy.deepcopy(self._manifest)
+
+
+def _first_row(stream: TaskStream, class_name: str) -> str:
+    """Where the first training image of a class is."""
+    task = next(task for task in stream if class_name in task.class_names)
+    class_id = task.class_ids[task.class_names.index(class_name)]
+    row = task.train.source_rows[task.train.labels == class_id][0]
+    return f"Row {row} of split {task.train.source_split!r}, column {stream.label_column!r}, is {class_name!r}."
 
 
 def _learned_task(entry: dict[str, Any], test: TaskSplit | None) -> Task:

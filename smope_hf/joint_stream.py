@@ -1,7 +1,7 @@
 """All classes in one task: what a method reaches that need not learn them one after the other."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import datasets
@@ -33,6 +33,10 @@ class JointStream(Sequence[Task]):
     def __getitem__(self, index):
         return [self._task][index]
 
+    def with_splits(self, change: Callable[[Task, str], TaskSplit]) -> "JointStream":
+        """As `TaskStream.with_splits`, of the tasks that are joined."""
+        return JointStream(self.stream.with_splits(change))
+
     def manifest(self) -> dict[str, Any]:
         """As `TaskStream.manifest`, of the one task."""
         if self._manifest is None:
@@ -53,4 +57,6 @@ def _joined(splits: list[TaskSplit | None]) -> TaskSplit | None:
         there[0].image_column,
         there[0].source_split,
         np.concatenate([split.source_rows for split in there]),
+        None if any(split.digests is None for split in there) else np.concatenate([split.digests for split in there]),
+        tuple(image for split in there for image in split.skipped),
     )

@@ -20,6 +20,10 @@ class CodaPrompt(PromptMethod):
     defaults = {"components_per_task": 10, "length": 8, "ortho_coef": 0.0}
     needs_query = True
 
+    @classmethod
+    def checks(cls, settings):
+        return [("length", settings["length"] % 2 == 0, "an even number: half of it are keys, half values")]
+
     def __init__(self, config, head_shape):
         super().__init__(config, head_shape)
         groups = range(self.num_tasks)

@@ -18,6 +18,11 @@ class DeepL2P(PromptMethod):
     defaults = {"pool_size": 30, "length": 20, "top_k": 5, "pull_coef": 0.1}
     needs_query = True
 
+    @classmethod
+    def checks(cls, settings):
+        size = settings["pool_size"]
+        return [("top_k", settings["top_k"] <= size, f"at most pool_size = {size}")]
+
     def __init__(self, config, head_shape):
         super().__init__(config, head_shape)
         size, length = self.settings["pool_size"], self.settings["length"]

@@ -22,6 +22,10 @@ class OnePromptWithOutliers(PromptMethod):
         "margin": 1.0,
     }  # fmt: skip
 
+    @classmethod
+    def checks(cls, settings):
+        return [("outlier_share", settings["outlier_share"] <= 1, "a share, at most 1")]
+
     def __init__(self, config, head_shape):
         super().__init__(config, head_shape)
         width = self.heads * self.head_dim

@@ -26,6 +26,11 @@ class PromptMethod(nn.Module):
         self.prompt_layers = list(config.prompt_layers)
         self.settings = {**self.defaults, **(config.settings or {})}
 
+    @classmethod
+    def checks(cls, settings: dict[str, float | int]) -> list[tuple[str, bool, str]]:
+        """What settings must be beside their kind: for each, its name, whether it is so, and what is allowed."""
+        return []
+
     def reset_parameters(self):
         """Draw the initial values of the method's own parameters."""
 

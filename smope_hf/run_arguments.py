@@ -1,45 +1,26 @@
 """Settings of a run from a recipe or a command line: which model, which data, and how both are loaded."""
 
-import difflib
 import re
-import types
-import typing
-from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import yaml
 
+from .checked_arguments import CheckedArguments
+from .named_settings import MAX_EXPERTS, MAX_NUMBER, MAX_SEED, MAX_THREADS, MAX_WHOLE, nearest_name
 from .training_args import ContinualTrainingArguments
 
 METHODS = ("smope", "one-prompt", "ncm", "lda", "linear", "finetune", "ovor", "l2p", "dualprompt", "coda-prompt")
-_KINDS = {
-    str: ("a text", str),
-    int: ("a whole number", int),
-    float: ("a number", (int, float)),
-    bool: ("True or False", bool),
-    list[int]: ("a list of whole numbers", list),
-    list[float]: ("a list of numbers", list),
-}
-
-
-class CheckedArguments:
-    """A dataclass that refuses values of another type than its fields have, and other choices."""
-
-    def __post_init__(self):
-        for setting in fields(self):
-            value = getattr(self, setting.name)
-            kind, optional = field_kind(type(self), setting.name)
-            choices = setting.metadata.get("choices")
-            allowed = f"one of {choices}" if choices else _KINDS[kind][0]
-            if not ((value is None and optional) or (_is_kind(value, kind) and (not choices or value in choices))):
-                given = f"{type(self).__name__}.{setting.name} = {value!r}"
-                raise ValueError(f"{given} is not allowed. Allowed: {allowed}.")
 
 
 @dataclass
 class ModelArguments(CheckedArguments):
     """The backbone, the method, and the experts of SMoPE."""
+
+    limits = {
+        "prompt_layers": (0, MAX_WHOLE), "num_experts": (1, MAX_EXPERTS), "top_k": (1, MAX_EXPERTS),
+        "noise_epsilon": (0, 1), "router_loss_coef": (0, MAX_NUMBER), "prototype_loss_coef": (0, MAX_NUMBER),
+    }  # fmt: skip
 
     method: str = field(
         default="smope",
@@ -74,6 +55,13 @@ class ModelArguments(CheckedArguments):
 class DataArguments(CheckedArguments):
     """The data set and its tasks."""
 
+    limits = {
+        "num_tasks": (1, MAX_WHOLE), "classes_per_task": (1, MAX_WHOLE), "class_order_seed": (-MAX_SEED, MAX_SEED),
+        "test_fraction": (0, 1), "validation_fraction": (0, 1), "max_train_samples_per_class": (1, MAX_WHOLE),
+        "max_test_samples_per_class": (1, MAX_WHOLE), "imbalance_factor": (1, MAX_NUMBER),
+        "num_threads": (1, MAX_THREADS),
+    }  # fmt: skip
+
     dataset: str = field(
         metadata={"help": "Hub id, folder of images, folder of parquet files, or save_to_disk folder."}
     )
@@ -81,7 +69,10 @@ class DataArguments(CheckedArguments):
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit on the Hub."})
     num_tasks: int | None = field(default=None, metadata={"help": "Tasks of equal size; or give `classes_per_task`."})
     classes_per_task: int | None = field(default=None, metadata={"help": "Classes in each task."})
-    class_order_seed: int = field(default=0, metadata={"help": "Seed of the class order and of image choices."})
+    class_order_seed: int = field(
+        default=0,
+        metadata={"help": "Seed of the class order and of image choices."},
+    )
     image_column: str | None = field(default=None, metadata={"help": "Default: the only Image column."})
     label_column: str | None = field(default=None, metadata={"help": "Default: the only ClassLabel column."})
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
@@ -98,7 +89,8 @@ class DataArguments(CheckedArguments):
     max_train_samples_per_class: int | None = field(default=None, metadata={"help": "Train on so many at most."})
     max_test_samples_per_class: int | None = field(default=None, metadata={"help": "Test on so many at most."})
     imbalance_factor: float = field(
-        default=1.0, metadata={"help": "Long-tailed training images: the largest class's over the rarest's."}
+        default=1.0,
+        metadata={"help": "Long-tailed training images: the largest class's over the rarest's."},
     )
     joint: bool = field(default=False, metadata={"help": "All tasks at once: the upper bound of a comparison."})
     yardsticks: bool = field(default=False, metadata={"help": "Also measure NCM, LDA and a linear head, all frozen."})
@@ -107,28 +99,8 @@ class DataArguments(CheckedArguments):
     )
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads of torch; default torch's own."})
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.num_threads is not None and self.num_threads < 1:
-            raise ValueError(f"DataArguments.num_threads = {self.num_threads} is not allowed. Allowed: at least 1.")
-
 
 RUN_ARGUMENTS = (ModelArguments, DataArguments, ContinualTrainingArguments)
-
-
-def field_kind(arguments: type, name: str) -> tuple[type, bool]:
-    """Type of a dataclass's field without None, and whether None is allowed."""
-    hint = typing.get_type_hints(arguments)[name]
-    if not isinstance(hint, types.UnionType):
-        return hint, False
-    (kind,) = (part for part in hint.__args__ if part is not types.NoneType)
-    return kind, True
-
-
-def _is_kind(value, kind: type) -> bool:
-    if isinstance(value, list) and typing.get_origin(kind) is list:
-        return all(_is_kind(entry, *typing.get_args(kind)) for entry in value)
-    return isinstance(value, _KINDS[kind][1]) and (kind is bool or not isinstance(value, bool))
 
 
 # ---------------------------------------------------------------------- recipes
@@ -177,13 +149,9 @@ def read_recipe(path: str | Path) -> dict:
     known = [setting.name for arguments in RUN_ARGUMENTS for setting in fields(arguments)]
     for name in recipe:
         if name not in known:
-            raise ValueError(f"{path}: {name!r} is no setting. {_nearest(str(name), known)}")
+            advice = nearest_name(name, known, "`smope train --help` lists all of them.")
+            raise ValueError(f"{path}: {name!r} is no setting. {advice}")
     return {name: value for name, value in recipe.items() if value is not None}
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
-    return f"Did you mean {close[0]!r}?" if close else "`smope train --help` lists all of them."
 
 
 def recipe_arguments(recipe: dict) -> list[str]:

@@ -1,9 +1,12 @@
 """What a run's results say went wrong, each with what to do about it."""
 
+from collections import Counter
+
 import numpy as np
 
 from .checkpoint import MANIFEST_FILE, task_index
 from .cli_inspect import describe_checkpoint
+from .image_check import SKIPPED_FILE
 from .metrics import metrics_where_measured
 from .run_folder import METRICS_FILE, RunFolder
 from .safe_json import read_json
@@ -17,7 +20,7 @@ _MOST_NAMED = 12
 
 def warnings_of_run(run: RunFolder) -> list[str]:
     """Everything in a run that is likely to hurt: a sentence on the trouble, then its remedy."""
-    found = [*_progress(run), *_accuracies(run), *_yardsticks(run), *_protocol(run)]
+    found = [*_progress(run), *_skipped(run), *_accuracies(run), *_yardsticks(run), *_protocol(run)]
     if run.tasks:
         return found + describe_checkpoint(run.tasks[-1])["warnings"]
     advice = "Train with --save-checkpoints."
@@ -37,6 +40,21 @@ def _progress(run: RunFolder) -> list[str]:
             "of the old classes too (--test-data of smope add-classes)."
         )
     return found
+
+
+def _skipped(run: RunFolder) -> list[str]:
+    images = run.manifest["information"].get("skipped_images", []) if run.manifest else []
+    if not images:
+        return []
+    purposes = Counter(image["used_for"] for image in images)
+    counts = ", ".join(f"{purposes[name]} to {name}" for name in ("train", "validation", "test") if purposes[name])
+    first = images[0]
+    where = f"row {first['row']} of split {first['split']!r}, column {first['column']!r}"
+    return [
+        f"{len(images)} images were left out since they cannot be used ({counts}); the first is {where}: "
+        f"{first['reason']}. {SKIPPED_FILE} lists all. Replace them and run again; results with and without them "
+        "cannot be compared."
+    ]
 
 
 def _accuracies(run: RunFolder) -> list[str]:

@@ -8,7 +8,7 @@ import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import datasets
 import numpy as np
@@ -185,7 +185,7 @@ class Classes:
     def position(self, value: Any) -> int:
         """Position of a class given by its name or by its value in the label column."""
         name = value
-        if not isinstance(value, str | bool) and self.kind != "string":
+        if not isinstance(value, str | bool) and isinstance(value, SupportsIndex) and self.kind != "string":
             index = operator.index(value)
             if self.kind == "integer":
                 name = str(index)
@@ -245,15 +245,21 @@ def _distinct_labels(dataset: datasets.Dataset, split: str, label_column: str) -
         outside = (codes < 0) | (codes >= len(feature.names))
         if outside.any():
             row = int(np.argmax(outside))
-            raise _no_label(split, row, label_column, int(codes[row]))
+            allowed = f"{len(feature.names)} classes, 0 to {len(feature.names) - 1}"
+            raise _no_label(split, row, label_column, int(codes[row]), allowed)
         return list(feature.names), codes
     encoded = pa.chunked_array([column.combine_chunks()]).dictionary_encode().combine_chunks()
     encoded = encoded.chunk(0) if isinstance(encoded, pa.ChunkedArray) else encoded
-    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int64)
+    values, codes = encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int64)
+    for code, value in enumerate(values):
+        if isinstance(value, str) and not value.strip():
+            raise _no_label(split, int(np.argmax(codes == code)), label_column, value)
+    return values, codes
 
 
-def _no_label(split: str, row: int, label_column: str, value: int | None) -> ValueError:
+def _no_label(split: str, row: int, label_column: str, value: int | str | None, allowed: str = "") -> ValueError:
+    one_of = f", and there are {allowed}" if allowed else ""
     return ValueError(
-        f"row {row} of split {split!r} has no label (column {label_column!r} holds {value}): remove such rows, or "
-        "choose another split with train_split or test_split"
+        f"row {row} of split {split!r} has no label (column {label_column!r} holds {value!r}{one_of}): remove such "
+        "rows, or choose another split with train_split or test_split"
     )

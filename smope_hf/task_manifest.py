@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import datasets
-import fsspec
 import numpy as np
 
+from .image_reading import UnreadableImage
 from .task_split import Task, TaskSplit
 
 if TYPE_CHECKING:
@@ -44,9 +44,28 @@ def build_manifest(stream: "TaskStream", tasks: list[dict[str, Any]] | None = No
         "information": {
             "fingerprints": dict(stream.fingerprints),
             "source": stream.source,
+            "skipped_images": skipped_images(stream),
             "datasets_version": datasets.__version__,
         },
     }
+
+
+def skipped_images(tasks: Iterable[Task]) -> list[dict[str, Any]]:
+    """Every row of some tasks that was left out since its image cannot be used, as JSON."""
+    return [
+        {
+            "task_index": task.index,
+            "used_for": purpose,
+            "split": split.source_split,
+            "row": image.row,
+            "column": split.image_column,
+            "class": image.class_name,
+            "reason": image.reason,
+        }
+        for task in tasks
+        for purpose, split in task.splits.items()
+        for image in split.skipped
+    ]
 
 
 def manifest_differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
@@ -159,27 +178,18 @@ def describe_split(split: TaskSplit | None) -> dict[str, Any] | None:
 def _content_hash(split: TaskSplit) -> str:
     """SHA-256 over, row by row, the SHA-256 of the encoded image and the class id (int64, little endian)."""
     content = hashlib.sha256()
-    for label, image in zip(split.labels, _encoded_images(split), strict=True):
-        content.update(hashlib.sha256(image).digest())
+    known = split.digests
+    digests = _digests(split) if known is None else (row.tobytes() for row in known)
+    for label, digest in zip(split.labels, digests, strict=True):
+        content.update(digest)
         content.update(np.int64(label).astype("<i8").tobytes())
     return content.hexdigest()
 
 
-def _encoded_images(split: TaskSplit) -> Iterator[bytes]:
+def _digests(split: TaskSplit) -> Iterator[bytes]:
     for start in range(0, len(split), _ROWS_PER_READ):
-        positions = np.arange(start, min(start + _ROWS_PER_READ, len(split)))
-        for position, encoded in zip(positions, split.encoded(positions)):
-            yield _file_content(split, int(position), encoded)
-
-
-def _file_content(split: TaskSplit, position: int, encoded: dict[str, Any] | None) -> bytes:
-    if encoded is not None and encoded["bytes"] is not None:
-        return encoded["bytes"]
-    if encoded is None or encoded["path"] is None:
-        raise ValueError(f"{split.describe(position)} holds no image: remove the row")
-    try:
-        # Archives on the Hub stay where they are ("zip://a.png::hf://..."); everything else is a local file.
-        with fsspec.open(encoded["path"], "rb") if "://" in encoded["path"] else open(encoded["path"], "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise ValueError(f"{split.describe(position)}: the image file cannot be read ({error})") from error
+        positions = range(start, min(start + _ROWS_PER_READ, len(split)))
+        for position, content in zip(positions, split.contents(positions)):
+            if isinstance(content, UnreadableImage):
+                raise ValueError(f"{split.describe(position)}: {content}") from content
+            yield hashlib.sha256(content).digest()

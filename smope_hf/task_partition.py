@@ -58,7 +58,8 @@ def class_groups(
 
 
 def _listed_groups(classes: Classes, class_lists: Sequence[Sequence[str | int]]) -> list[list[int]]:
-    if isinstance(class_lists, str) or any(isinstance(group, str | int) for group in class_lists):
+    lists = isinstance(class_lists, Sequence) and not isinstance(class_lists, str)
+    if not lists or any(isinstance(group, str) or not isinstance(group, Sequence) for group in class_lists):
         raise ValueError(f"class_lists={class_lists!r}: one list of classes per task is needed")
     groups = [[classes.position(value) for value in group] for group in class_lists]
     if not groups or not all(groups):
@@ -100,7 +101,7 @@ class RowSampler:
             raise ValueError(f"seed={self.seed!r}: a whole number is needed")
         for option in ("validation_fraction", "test_fraction"):
             value = getattr(self, option)
-            if not 0 <= value < 1:
+            if type(value) not in (int, float) or not 0 <= value < 1:
                 raise ValueError(f"{option}={value!r}: a number from 0 to below 1 is needed")
         if self.validation_fraction + self.test_fraction >= 1:
             raise ValueError(

@@ -1,13 +1,31 @@
 """One task and its images, decoded only when asked for."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import datasets
+import fsspec
 import numpy as np
 from PIL import Image
+
+from .image_reading import UnreadableImage, decode_image, reason_of
+
+
+@dataclass(frozen=True)
+class SkippedImage:
+    """A row that is left out since its image cannot be used.
+
+    Args:
+        row: of the data set's split.
+        class_name: of its class.
+        reason: what is wrong with it.
+    """
+
+    row: int
+    class_name: str
+    reason: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,6 +38,8 @@ class TaskSplit:
         image_column: Name of the image column.
         source_split: Name of the data set's split that the rows come from.
         source_rows: Row of each image in that split, int64 (n,).
+        digests: SHA-256 of each encoded image, uint8 (n, 32), where they are known already. Default: not known.
+        skipped: Rows that would be here as well, had their images been fit to use. Default: none.
     """
 
     dataset: datasets.Dataset
@@ -27,6 +47,8 @@ class TaskSplit:
     image_column: str
     source_split: str
     source_rows: np.ndarray
+    digests: np.ndarray | None = None
+    skipped: tuple[SkippedImage, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -53,6 +75,26 @@ class TaskSplit:
             return []
         return self._arrow[indices.tolist()][self.image_column].to_pylist()
 
+    def contents(self, indices: Sequence[int]) -> list[bytes | UnreadableImage]:
+        """The encoded images at some positions, read from their files where the data set names files.
+
+        Returns:
+            The files' contents; in place of one that cannot be read, the error that says why.
+        """
+        return [_content_or_error(encoded) for encoded in self.encoded(np.asarray(indices))]
+
+    def without(self, positions: Sequence[int], skipped: Sequence[SkippedImage]) -> "TaskSplit":
+        """The split without some of its rows, and the reasons why."""
+        kept = np.delete(np.arange(len(self)), positions)
+        return replace(
+            self,
+            dataset=self.dataset.select(kept),
+            labels=self.labels[kept],
+            source_rows=self.source_rows[kept],
+            digests=None if self.digests is None else self.digests[kept],
+            skipped=(*self.skipped, *skipped),
+        )
+
     def describe(self, index: int) -> str:
         """Where an image comes from, for error messages."""
         return f"row {self.source_rows[index]} of split {self.source_split!r}, column {self.image_column!r}"
@@ -61,9 +103,10 @@ class TaskSplit:
     def _arrow(self) -> datasets.Dataset:
         return self.dataset.select_columns([self.image_column]).with_format("arrow")
 
-    @cached_property
-    def _decoder(self) -> datasets.Image:
-        return datasets.Image(mode=self.dataset.features[self.image_column].mode)
+    @property
+    def mode(self) -> str | None:
+        """Pillow's mode that the image column asks for; None where it takes images as they are."""
+        return self.dataset.features[self.image_column].mode
 
     def _positions(self, indices: Sequence[int]) -> np.ndarray:
         positions = np.asarray(indices)
@@ -76,21 +119,30 @@ class TaskSplit:
         return positions.astype(np.int64)
 
     def _decode(self, index: int, encoded: dict[str, Any] | None) -> Image.Image:
-        # Decoders raise many kinds of error for a broken file: OSError, ValueError, SyntaxError, struct.error, ...
         try:
-            if encoded is None:
-                raise ValueError("the row holds no image")
-            return to_rgb(self._decoder.decode_example(encoded))
-        except Exception as error:
+            return decode_image(_content(encoded), self.mode)
+        except UnreadableImage as error:
             raise ValueError(f"{self.describe(index)}: the image cannot be decoded ({error})") from error
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):  # PIL would clip 16-bit grey values at 255
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise ValueError(f"PIL mode {image.mode!r} has no fixed range of values; store 8-bit or 16-bit images")
-    return image.convert("RGB")
+def _content(encoded: dict[str, Any] | None) -> bytes:
+    if encoded is not None and encoded["bytes"] is not None:
+        return encoded["bytes"]
+    if encoded is None or encoded["path"] is None:
+        raise UnreadableImage("the row holds no image")
+    try:
+        # Archives on the Hub stay where they are ("zip://a.png::hf://..."); everything else is a local file.
+        with fsspec.open(encoded["path"], "rb") if "://" in encoded["path"] else open(encoded["path"], "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise UnreadableImage(f"the image file cannot be read: {reason_of(error)}") from error
+
+
+def _content_or_error(encoded: dict[str, Any] | None) -> bytes | UnreadableImage:
+    try:
+        return _content(encoded)
+    except UnreadableImage as error:
+        return error
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,3 +164,13 @@ class Task:
     train: TaskSplit | None
     validation: TaskSplit | None
     test: TaskSplit | None
+
+    @property
+    def splits(self) -> dict[str, TaskSplit]:
+        """Those of "train", "validation" and "test" that there are."""
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: split for name, split in named.items() if split is not None}
+
+    def with_splits(self, change: Callable[["Task", str], TaskSplit]) -> "Task":
+        """The same task with each of its splits replaced: `change(task, name)` gives what stands in its place."""
+        return replace(self, **{name: change(self, name) for name in self.splits})

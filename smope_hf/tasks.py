@@ -1,7 +1,7 @@
 """Class-incremental tasks over any `datasets` data set, as selections on Arrow: no image is copied or decoded."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,9 @@ class TaskStream(Sequence[Task]):
                 f"a datasets.DatasetDict is needed, not {type(dataset).__name__}; one split alone can be given as "
                 'datasets.DatasetDict({"train": dataset}), a streamed data set must be downloaded first'
             )
+        for option, value in (("shuffle_classes", shuffle_classes), ("allow_no_test", allow_no_test)):
+            if not isinstance(value, bool):
+                raise ValueError(f"{option}={value!r}: True or False is needed")
         limits = (max_train_samples_per_class, max_test_samples_per_class)
         sampler = RowSampler(seed, validation_fraction, test_fraction, *limits, imbalance_factor)
         if evaluate_on not in ("test", "validation") or (evaluate_on == "validation" and validation_fraction == 0):
@@ -192,6 +195,13 @@ class TaskStream(Sequence[Task]):
         if self._manifest is None:
             self._manifest = build_manifest(self)
         return copy.deepcopy(self._manifest)
+
+    def with_splits(self, change: Callable[[Task, str], TaskSplit]) -> "TaskStream":
+        """The same tasks with each split replaced: `change(task, name)` gives what stands in its place."""
+        other = copy.copy(self)
+        other._tasks = tuple(task.with_splits(change) for task in self)
+        other._manifest = None
+        return other
 
     def _make_tasks(
         self, dataset: datasets.DatasetDict, classes: Classes, groups: list[list[int]], sampler: RowSampler

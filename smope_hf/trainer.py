@@ -22,6 +22,7 @@ from .class_recall import recall_by_frequency
 from .compiled_backbone import CompiledBackbone
 from .continued_stream import ContinuedStream
 from .evaluation import Evaluation, evaluate_tasks, overall_accuracy, predict
+from .image_check import checked_stream, write_skipped
 from .image_store import DecodedImages, ImageStore
 from .interruption import StopSignals, interruptible
 from .metrics import metrics_where_measured
@@ -53,7 +54,7 @@ class ContinualTrainer(PushesToHub):
         state: what an earlier run reached, for a model that knows classes; `from_checkpoint` gives it.
 
     Raises:
-        ValueError: when the model knows classes and no state comes with it.
+        ValueError: when the model knows classes and no state comes with it, or an image cannot be used.
         FileExistsError: when the output folder holds a run and `args.resume` is off.
     """
 
@@ -73,7 +74,7 @@ class ContinualTrainer(PushesToHub):
                 "ContinualTrainer.from_checkpoint()."
             )
         self.num_known = len(model.config.tasks)
-        self.args, self.stream = args, stream
+        self.args = args
         self.signals, self.mid_task = StopSignals(), MidTask(self)
         self._check_output_dir()
         self.image_processor = as_trained(image_processor, args.normalization)
@@ -83,6 +84,7 @@ class ContinualTrainer(PushesToHub):
         self.accelerator = Accelerator(
             mixed_precision=args.mixed_precision, log_with=trackers, project_dir=args.output_dir
         )
+        self.stream = checked_stream(stream, args, self.accelerator)
         self.model = model.to(self.accelerator.device)
         size = processed_size(image_processor)
         self.augment = BatchAugmentation(size, args.crop_scale, args.crop_ratio, args.flip_probability)
@@ -285,6 +287,7 @@ class ContinualTrainer(PushesToHub):
         if self.accelerator.is_main_process:
             Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
             checkpoint.remove_partial(self.args.output_dir)
+            write_skipped(self.args.output_dir, manifest)
 
     def _resume_from(self, folder: Path, manifest: dict):
         saved = checkpoint.load_state(folder)

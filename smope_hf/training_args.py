@@ -1,9 +1,10 @@
 """Settings of a continual training run."""
 
-import math
 from dataclasses import asdict, dataclass, field, fields
 
 from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+from .named_settings import MAX_NUMBER, MAX_SEED, MAX_THREADS, MAX_WHOLE, NamedSettings
 
 ALIGNMENTS = ("none", "gaussian", "gaussian-full", "lda", "ncm")
 DRIFT_COMPENSATIONS = ("none", "shift", "linear")
@@ -20,10 +21,11 @@ def _setting(default, text: str, choices: tuple[str, ...] | None = None):
 
 
 @dataclass
-class ContinualTrainingArguments:
+class ContinualTrainingArguments(NamedSettings):
     """How a [`ContinualTrainer`] learns each task. Defaults follow the paper's CIFAR-100 recipe where it has one.
 
     Raises:
+        TypeError: for a setting that there is not; the message has the nearest name.
         ValueError: for a value outside what is allowed; the message names the field, the value and what is allowed.
     """
 
@@ -62,7 +64,7 @@ class ContinualTrainingArguments:
         [], "Alignments to measure beside the run's own, from the same training, such as lda-uncompensated."
     )
     alignment_epochs: int = _setting(50, "Epochs of gaussian alignment, as many steps each as there are old classes.")
-    alignment_batch_ratio: float = _setting(1.0, "Samples per alignment step, over `batch_size`.")
+    alignment_batch_ratio: float = _setting(1.0, "Samples per alignment step, over `batch_size`, at most 1000.")
     alignment_learning_rate: float = _setting(1e-5, "Learning rate of gaussian alignment.")
     alignment_weight_decay: float = _setting(5e-4, "Weight decay of gaussian alignment.")
     alignment_shrinkage: float = _setting(0.001, "Share of the mean variance in lda's covariance, 0 to 1.")
@@ -72,6 +74,10 @@ class ContinualTrainingArguments:
     image_cache_gib: float = _setting(4.0, "Memory of a process for decoded images, GiB; the rest goes to files.")
     image_cache_dir: str | None = _setting(None, "Folder of those files, gone at the end; default `output_dir`.")
     dataloader_num_workers: int = _setting(0, "Threads that decode images; 0 is one for all that is prepared.")
+    on_bad_image: str = _setting(
+        "error", "An image that cannot be used stops the run before it begins, or is left out and listed.",
+        ("error", "skip"),
+    )  # fmt: skip
     report_to: str = _setting("none", "Tracker of losses and metrics.", ("none", "tensorboard", "trackio"))
     logging_steps: int = _setting(10, "Steps between two readings of the loss, at least 1.")
     resume: bool = _setting(False, "Go on where the run in `output_dir` was stopped: from state/ or its last task.")
@@ -94,7 +100,9 @@ class ContinualTrainingArguments:
         at_least_one = ("epochs", "batch_size", "eval_batch_size", "gradient_accumulation_steps", "logging_steps")
         for name in (*at_least_one, "alignment_epochs"):
             self._check_number(name, 1, whole=True)
-        for name in ("freeze_epochs", "seed", "dataloader_num_workers", "checkpoint_every"):
+        for name, most in (("seed", MAX_SEED), ("dataloader_num_workers", MAX_THREADS)):
+            self._check_number(name, 0, most, whole=True)
+        for name in ("freeze_epochs", "checkpoint_every"):
             self._check_number(name, 0, whole=True)
         if self.dense_epochs is not None:
             self._check_number("dense_epochs", 0, whole=True)
@@ -109,13 +117,14 @@ class ContinualTrainingArguments:
         )
         for name in positive if self.max_grad_norm is None else (*positive, "max_grad_norm"):
             self._check_number(name, 0, above=True)
+        self._check_number("alignment_batch_ratio", 0, most=1000)
         for name in ("flip_probability", "alignment_shrinkage"):
             self._check_number(name, 0, most=1)
         self._check_number("min_learning_rate", 0, most=self.learning_rate)
-        for name, most in (("crop_scale", 1), ("crop_ratio", math.inf)):
+        for name, most in (("crop_scale", 1), ("crop_ratio", MAX_NUMBER)):
             pair = getattr(self, name)
-            numbers = isinstance(pair, (list, tuple)) and all(isinstance(edge, (int, float)) for edge in pair)
-            fits = numbers and len(pair) == 2 and 0 < pair[0] <= pair[1] <= most and math.isfinite(pair[1])
+            numbers = isinstance(pair, (list, tuple)) and all(type(edge) in (int, float) for edge in pair)
+            fits = numbers and len(pair) == 2 and 0 < pair[0] <= pair[1] <= most
             self._check(name, fits, f"[smallest, largest] above 0{'' if most > 1 else ' and at most 1'}")
         switches = (
             "gradient_checkpointing",
@@ -150,6 +159,8 @@ class ContinualTrainingArguments:
         self._check_hub()
 
     def _check_hub(self):
+        license = self.hub_license
+        self._check("hub_license", license is None or (isinstance(license, str) and license), "a text such as mit")
         if self.hub_model_id is not None:
             try:
                 validate_repo_id(self.hub_model_id)
@@ -161,13 +172,14 @@ class ContinualTrainingArguments:
             self._check("hub_model_id", self.hub_model_id is not None, "owner/name, since push_to_hub is set")
             self._check("save_checkpoints", self.save_checkpoints, "True, since push_to_hub pushes what was saved")
 
-    def _check_number(self, name: str, least: float, most: float = math.inf, whole=False, above=False):
+    def _check_number(self, name: str, least: float, most: float | None = None, whole=False, above=False):
         value = getattr(self, name)
         kind = int if whole else (int, float)
-        fits = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
-        fits = fits and (least < value if above else least <= value) and value <= most
+        highest = (MAX_WHOLE if whole else MAX_NUMBER) if most is None else most
+        fits = isinstance(value, kind) and not isinstance(value, bool)
+        fits = fits and (least < value if above else least <= value) and value <= highest
         bound = f"above {least}" if above else f"at least {least}"
-        limit = "" if most == math.inf else f" and at most {most}"
+        limit = "" if highest == MAX_NUMBER else f" and at most {highest}"
         self._check(name, fits, f"a finite {'whole ' if whole else ''}number {bound}{limit}")
 
     def _check(self, name: str, allowed: bool, what_is_allowed: str):
@@ -186,7 +198,7 @@ class ContinualTrainingArguments:
             "output_dir", "resume", "report_to", "logging_steps", "disable_progress", "image_cache_gib",
             "image_cache_dir", "dataloader_num_workers", "eval_batch_size", "save_checkpoints", "report",
             "push_to_hub", "hub_model_id", "hub_private_repo", "hub_include_backbone", "hub_remote_code",
-            "hub_license", "checkpoint_every",
+            "hub_license", "checkpoint_every", "on_bad_image",
         }  # fmt: skip
         return {name: value for name, value in asdict(self).items() if name not in elsewhere}
 

@@ -65,6 +65,12 @@ def run_yardsticks(trainer) -> dict[str, AccuracyMatrix]:
     """
     if any(task.train is None or task.test is None for task in trainer.stream):
         raise ValueError("Yardsticks need the training and test images of all tasks; run them with a whole run.")
+    first = trainer.stream[0]
+    if len(first.train) == len(first.class_names):
+        raise ValueError(
+            "yardsticks = True is not allowed with one training image of each class of the first task: LDA needs "
+            "more. Add images, or leave the yardsticks out."
+        )
     train, labels, tests, truths = [], [], [], []
     matrices = {name: AccuracyMatrix() for name in ("ncm", "lda", "linear")}
     head = IncrementalHead(trainer.model.config.hidden_size, 0)
