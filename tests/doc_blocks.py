@@ -60,18 +60,18 @@ def blocks_of(page: Path) -> list[Block]:
     return found
 
 
-def is_session(block: Block) -> bool:
+def is_dialogue(block: Block) -> bool:
     """Whether a block shows commands behind a prompt, with what they print."""
     return block.language == "" and block.text.startswith("$ ")
 
 
 def runs(block: Block) -> bool:
     """Whether there is something to run in a block, and no reason against it."""
-    return block.reason is None and (block.language in ("python", "bash") or is_session(block))
+    return block.reason is None and (block.language in ("python", "bash") or is_dialogue(block))
 
 
-def session(block: Block) -> list[tuple[str, str]]:
-    """Each command of a shown session, and what it is said to print."""
+def dialogue(block: Block) -> list[tuple[str, str]]:
+    """Each command of a dialogue, and what it is said to print."""
     parts = re.split(r"^\$ ((?:.*\\\n)*.*)\n?", block.text, flags=re.MULTILINE)[1:]
     return list(zip(parts[::2], parts[1::2], strict=True))
 
@@ -92,7 +92,7 @@ def run_page(page: Path, folder: Path):
                 for command in commands(block.text):
                     run_command(command, where)
             else:
-                for command, shown in session(block):
+                for command, shown in dialogue(block):
                     check_output(shown, run_command(command, where, fails="error: " in shown), f"{where}: {command}")
 
 
