@@ -66,7 +66,7 @@ class Server:
 
     def end(self):
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(20)
+        self.process.wait(120)
         assert not list(self.scratch.iterdir()), "something was left behind"
 
     def image(self, name: str) -> str:
