@@ -279,6 +279,6 @@ def test_the_documentation_states_the_limits_that_hold():
 
 def test_options_come_from_the_environment_too():
     command = [sys.executable, str(SPACE / "app.py"), "--help"]
-    help_text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    help_text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=250).stdout
     for name in ("SMOPE_CHECKPOINTS", "SMOPE_TEST_DATA", "SMOPE_CACHE"):
         assert name in help_text and f"`{name}`" in (SPACE / "README.md").read_text()

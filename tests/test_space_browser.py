@@ -66,7 +66,7 @@ class Server:
 
     def end(self):
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(20)
+        self.process.wait(120)
         assert not list(self.scratch.iterdir()), "something was left behind"
 
     def image(self, name: str) -> str:
@@ -267,7 +267,7 @@ def test_checkpoints_of_a_folder_and_of_the_hub(browser, server, tmp_path):
     with HubServer(tmp_path / "hub") as hub:
         client = environment(hub, "hf_alice", tmp_path / "client")
         push = [sys.executable, "-m", "smope_hf", "push", run, "alice/digits"]
-        subprocess.run(push, env={**client, "PYTHONPATH": str(ROOT)}, check=True, timeout=100, capture_output=True)
+        subprocess.run(push, env={**client, "PYTHONPATH": str(ROOT)}, check=True, timeout=300, capture_output=True)
         variables = {**environment(hub, None, tmp_path / "home"), "SMOPE_CHECKPOINTS": f"{run}/task-02 alice/digits"}
         other = Server(tmp_path, **variables)
         try:
@@ -294,6 +294,6 @@ def test_checkpoints_of_a_folder_and_of_the_hub(browser, server, tmp_path):
 
 def test_a_mistake_at_the_start_is_one_line(tmp_path):
     command = [sys.executable, str(SPACE / "app.py"), "--checkpoint", str(tmp_path / "nowhere")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode != 0 and done.stderr.strip().splitlines()[-1].startswith("error: ")
     assert "nowhere is not a folder" in done.stderr and "Traceback" not in done.stderr
