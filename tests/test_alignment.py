@@ -344,3 +344,13 @@ def test_the_work_of_torch_does_not_grow_with_the_classes(what):
                 GaussianSampler(statistics, what == "gaussian-full", generator())(labels)
         counted.append(operations.count)
     assert counted[0] == counted[1] > 0
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 0.001, 1.0])
+def test_one_image_of_each_class_makes_lda_the_nearest_mean(shrinkage):
+    """There is no spread to learn: nothing fails, and each image is its own class."""
+    features, labels = make_features([1] * 5)
+    weight, bias = lda_head(statistics_of(features, labels), shrinkage)
+    probes = torch.randn(200, SIZE, generator=generator()) * 3 + 4
+    nearest = labels[torch.cdist(probes, features).argmin(dim=1)]
+    assert torch.equal((probes @ weight.T + bias).argmax(dim=1), nearest)
