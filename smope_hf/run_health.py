@@ -1,4 +1,4 @@
-"""Signs that a run has gone wrong although every number is finite: tasks under chance, a router that no longer chooses."""
+"""Signs that a run with finite numbers has gone wrong: tasks under chance, a router that no longer chooses."""
 
 import numpy as np
 from numpy.typing import ArrayLike

@@ -37,7 +37,7 @@ class TrainingPhase:
         """Train, and leave the trainer's model in evaluation mode.
 
         Raises:
-            TrainingDivergedError: when a loss or a weight is not finite; the message names epoch and step, and what to do.
+            TrainingDivergedError: when a loss or weight is not finite; the message names its step and what to do.
             TrainingInterrupted: when a signal asks for it, behind a step, with the state saved.
         """
         args, trainer = self.args, self.trainer

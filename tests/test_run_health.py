@@ -85,7 +85,7 @@ def test_weights_that_the_last_step_broke_are_not_saved(backbone, tmp_path):
 
 @pytest.mark.parametrize("spoil", [spoil_values, spoil_gradient])
 def test_a_state_to_go_on_from_is_never_a_broken_one(backbone, tmp_path, spoil):
-    """Losses are read long after the state is saved; what is saved is from before the break, and goes on to the end."""
+    """Losses are read long after the state is saved; what is saved is from before the break, and goes on."""
     settings = {"checkpoint_every": 2, "logging_steps": 1000}
     with pytest.raises(TrainingDivergedError):
         tiny_trainer(backbone, tmp_path / "run", callbacks=[At(1, 3, spoil)], **settings).train()
