@@ -9,7 +9,12 @@ SOURCES := smope_hf examples tests
 # waiting threads that spin slow each other down many times on a machine that is not all ours
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo space test test-slow quality style docs clean
+# the lowest versions that are allowed have a virtual environment of their own
+OLDEST_VENV ?= .venv-oldest
+OLDEST_STAMP := $(OLDEST_VENV)/.installed
+OLDEST_TESTS := $(addprefix tests/test_,model.py checkpoint.py prefix_attention.py prefix_experts.py prefix_losses.py trainer.py older_checkpoints.py)
+
+.PHONY: demo space test test-slow test-oldest quality style docs clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +34,15 @@ test: $(STAMP)  ## run the tests
 test-slow: $(STAMP)  ## run those that train for more than a few seconds
 	$(RUN)/python -m pytest -q -n 2 -m slow
 
+$(OLDEST_STAMP): pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST_VENV)
+	$(OLDEST_VENV)/bin/pip install --quiet $(shell grep '^torch==' constraints-oldest.txt)
+	$(OLDEST_VENV)/bin/pip install --quiet --constraint constraints-oldest.txt --editable . pytest pytest-timeout pytest-xdist
+	touch $(OLDEST_STAMP)
+
+test-oldest: $(OLDEST_STAMP)  ## run the core tests with the lowest versions that are allowed
+	$(OLDEST_VENV)/bin/python -m pytest -q -n 2 -m "not slow" $(OLDEST_TESTS)
+
 quality: $(STAMP)  ## check style and build the documentation
 	$(RUN)/ruff check $(SOURCES)
 	$(RUN)/ruff format --check $(SOURCES)
@@ -42,4 +56,4 @@ docs: $(STAMP)  ## build the documentation into site/
 	$(RUN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) site build *.egg-info
+	rm -rf $(VENV) $(OLDEST_VENV) site build *.egg-info

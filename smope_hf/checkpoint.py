@@ -1,6 +1,5 @@
 """The folder of one task: written whole or not at all, read from safetensors and JSON alone (design.md, section 4)."""
 
-import hashlib
 import os
 import secrets
 import shutil
@@ -17,6 +16,7 @@ from transformers.utils import CONFIG_NAME
 from .alignment import ClassStatistics
 from .backbones import head_shape
 from .checkpoint_guard import inside
+from .checksums import check_file, sha256, update_checksums
 from .files import remove_temporary, sync, write_json
 from .model_card import write_card
 from .modeling_incremental import IncrementalClassifier
@@ -191,6 +191,7 @@ def _write_task(folder, model, image_processor, statistics, usage_history, state
         write_json(beside / STATE_FILE, {"format_version": FORMAT_VERSION, **state})
         write_json(beside / MANIFEST_FILE, manifest)
         write_card(beside)
+        update_checksums(beside)
 
 
 def load_statistics(folder: Path) -> tuple[ClassStatistics, list[Tensor]]:
@@ -203,14 +204,14 @@ def load_statistics(folder: Path) -> tuple[ClassStatistics, list[Tensor]]:
     config = config_of(folder)
     heads, _ = head_shape(config.backbone_config)
     tensors = read_statistics(Path(folder), STATISTICS_FILE, config, heads)
+    check_file(Path(folder) / STATISTICS_FILE)
     usage = list(tensors.pop("usage_by_task", ()))
     return ClassStatistics(**tensors), usage
 
 
 def statistics_hash(folder: Path) -> str:
     """SHA-256 of a checkpoint's class statistics: no two runs have the same."""
-    with open(folder / STATISTICS_FILE, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(folder / STATISTICS_FILE)
 
 
 def load_state(folder: Path) -> dict:
@@ -228,6 +229,7 @@ def load_state(folder: Path) -> dict:
             f"{FORMAT_VERSION}. Install a newer smope_hf."
         )
     check_state(state, file)
+    check_file(file)
     return state
 
 
@@ -240,4 +242,5 @@ def load_manifest(folder: Path) -> dict:
     file = inside(folder, Path(folder) / MANIFEST_FILE)
     manifest = read_json(file)
     check_manifest(manifest, file)
+    check_file(file)
     return manifest

@@ -27,17 +27,18 @@ from .checkpoint import (
     task_folder,
     task_index,
 )
+from .checksums import CHECKSUMS_FILE, check_file, listed, sha256, write_checksums
 from .files import write_json
 from .model_card import PICTURE, card_of, is_hub_id
 from .modeling_incremental import IncrementalClassifier
+from .pretrained import WEIGHTS
 from .registry import MODEL_CLASSES, config_of
 from .safe_json import read_json
 
 MARK = "smope-checkpoint: "  # before the hash in a commit's message
 CARD_FILE, CONFIG_FILE = "README.md", "config.json"
-WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 PROCESSOR = ("preprocessor_config.json", "processor_config.json")
-FILES = (CONFIG_FILE, *WEIGHTS, STATISTICS_FILE, ROUTING_FILE, STATE_FILE, MANIFEST_FILE, *PROCESSOR)
+FILES = (CONFIG_FILE, *WEIGHTS, STATISTICS_FILE, ROUTING_FILE, STATE_FILE, MANIFEST_FILE, *PROCESSOR, CHECKSUMS_FILE)
 
 
 # ---------------------------------------------------------------------- to the Hub
@@ -68,9 +69,9 @@ class StagedTask:
     @property
     def mark(self) -> str:
         """What a commit of this task carries, to be recognised by."""
-        digest = hashlib.sha256()
-        for path, file in sorted(self._decisive().items()):
-            digest.update(f"{path} {_sha256(file)}\n".encode())
+        digest, hashes = hashlib.sha256(), listed(self.files[CHECKSUMS_FILE])
+        for path in sorted(self._decisive()):
+            digest.update(f"{path} {hashes[path]}\n".encode())
         return f"{MARK}{digest.hexdigest()}"
 
     def differences(self, remote: dict[str, RepoFile]) -> list[str]:
@@ -158,6 +159,8 @@ def stage(
     card = card_of(folder, repo_id=repo_id, standalone=standalone, remote_code=remote_code, license=license)
     (scratch / CARD_FILE).write_text(card, encoding="utf-8")
     files |= {path.name: path for path in sorted(scratch.iterdir()) if is_checkpoint_file(path.name)}
+    write_checksums(scratch, files.values())
+    files[CHECKSUMS_FILE] = scratch / CHECKSUMS_FILE
     names = manifest["tasks"][-1]["class_names"]
     shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
     index = task_index(folder.name)
@@ -191,19 +194,14 @@ def statistics_hash(api: HfApi, repo_id: str, commit: str) -> str | None:
     entry = remote_files(api, repo_id, commit).get(STATISTICS_FILE)
     if entry is None or entry.lfs is not None:
         return None if entry is None else entry.lfs.sha256
-    return _sha256(Path(api.hf_hub_download(repo_id, STATISTICS_FILE, revision=commit)))
+    return sha256(Path(api.hf_hub_download(repo_id, STATISTICS_FILE, revision=commit)))
 
 
 def _same(file: Path, remote: dict[str, RepoFile], path: str) -> bool:
     entry = remote.get(path)
     if entry is None or entry.size != file.stat().st_size:
         return False
-    return entry.lfs.sha256 == _sha256(file) if entry.lfs is not None else entry.blob_id == _git_sha1(file)
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+    return entry.lfs.sha256 == sha256(file) if entry.lfs is not None else entry.blob_id == _git_sha1(file)
 
 
 def _git_sha1(file: Path) -> str:
@@ -255,6 +253,8 @@ def find_checkpoint(
     source = _find_folder(path, revision) if path.is_dir() else _download(name_or_path, revision, token)
     for file in sorted(source.folder.glob("*.json")):  # before libraries that trust them read them
         read_json(file)
+        if file.name in PROCESSOR:
+            check_file(file)
     return source
 
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from .backbones import build_backbone, family_of, load_backbone, weights_fingerprint
 from .incremental_head import IncrementalHead
+from .prefix_experts import at_least_float32
 from .pretrained import AdapterCheckpointMixin
 
 
@@ -234,4 +235,4 @@ class IncrementalClassifier(AdapterCheckpointMixin, PreTrainedModel):
                     f"labels hold {int(outside[0])}, outside the current task's class ids {first} to {last}. Give "
                     "class ids of the last task only; call begin_task() before training on new classes."
                 )
-        return F.cross_entropy(logits[:, first:].float(), labels - first)
+        return F.cross_entropy(at_least_float32(logits[:, first:]), labels - first)

@@ -16,10 +16,12 @@ from .checkpoint_guard import (
     check_depth,
     read_tensors,
 )
+from .checksums import check_file, update_checksums
 from .config_guard import check_base_name, check_same_backbone, read_config, sizes_of
-from .weight_files import find_file, find_pickle, find_weights, read_headers
+from .weight_files import find_checksums, find_file, find_pickle, find_weights, keep_one_layout, read_headers
 
 BACKBONE_PREFIX = "backbone."
+WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token")
 
 
@@ -55,6 +57,14 @@ class AdapterCheckpointMixin:
         if not include_backbone:
             state_dict = {name: value for name, value in state_dict.items() if not name.startswith(BACKBONE_PREFIX)}
         super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
+        if os.path.isdir(save_directory) and kwargs.get("is_main_process", True):
+            keep_one_layout(save_directory)
+            update_checksums(save_directory, (CONFIG_NAME, *WEIGHTS))
+
+    def _upload_modified_files(self, working_dir, *args, **kwargs):
+        """Of transformers' `save_pretrained(push_to_hub=True)`: hashes that stayed there would be of other files."""
+        update_checksums(working_dir, (CONFIG_NAME, *WEIGHTS))
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
 
     @classmethod
     def from_pretrained(
@@ -108,7 +118,11 @@ def _read_config(config_class, name, revision, where: dict, fields: dict):
     path = name if os.path.isfile(name) else find_file(name, CONFIG_NAME, revision, where)
     if path is None:
         raise OSError(_not_found(name, CONFIG_NAME))
-    return read_config(config_class, path, fields)
+    config = read_config(config_class, path, fields)
+    checksums = None if os.path.isfile(name) else find_checksums(name, revision, where)
+    if checksums is not None:
+        check_file(path, checksums)
+    return config
 
 
 def _read_weights(cls, name, revision, where: dict, config) -> dict[str, torch.Tensor]:
@@ -131,6 +145,9 @@ def _read_weights(cls, name, revision, where: dict, config) -> dict[str, torch.T
     tensors = read_tensors(paths)
     experts_and_head = {key: tensors[key].clone() for key in own}  # else they would change with the file
     check_adapter_values(experts_and_head, paths[0])
+    checksums = find_checksums(name, revision, where)
+    for path in paths if checksums is not None else ():
+        check_file(path, checksums)
     return {**tensors, **experts_and_head}
 
 

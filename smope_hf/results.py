@@ -14,6 +14,7 @@ from .metrics import metrics_where_measured
 from .model_card import method_name
 from .plots import plot_accuracy_matrix, plot_average_accuracy
 from .run_folder import YARDSTICK_NAMES
+from .run_health import health_of
 from .run_report import REPORT_FILE, write_report
 from .run_state import model_settings, versions
 from .terminal import accuracy_table, metrics_table
@@ -76,6 +77,7 @@ def run_details(trainer, test_counts: list[int]) -> dict:
         "other_alignments": trainer.others.results(test_counts),
         "test_counts": test_counts,
         "task_confusion": state.task_confusion,
+        "warnings": health_of(trainer),
         "recall_by_class": trainer.evaluation.recall,
         "training_images_by_class": state.statistics.count.tolist(),
         "seconds_by_task": state.seconds,

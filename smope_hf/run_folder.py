@@ -9,6 +9,7 @@ from safetensors.numpy import load_file
 
 from .accuracy_matrix import AccuracyMatrix
 from .checkpoint import MANIFEST_FILE, ROUTING_FILE, STATE_FILE, STATISTICS_FILE, load_state, saved_tasks, task_index
+from .checksums import check_file
 from .model_card import method_name
 from .registry import config_of
 from .routing_record import PATTERNS_FILE, load_patterns
@@ -108,6 +109,7 @@ class RunFolder:
         file = self.tasks[-1] / STATISTICS_FILE if self.tasks else None
         if file is None or not file.is_file() or self.routing is None:
             return None
+        check_file(file)
         return load_file(file).get("usage_by_task")
 
     @cached_property

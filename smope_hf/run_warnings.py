@@ -9,6 +9,7 @@ from .cli_inspect import describe_checkpoint
 from .image_check import SKIPPED_FILE
 from .metrics import metrics_where_measured
 from .run_folder import METRICS_FILE, RunFolder
+from .run_health import chance_of, health_warnings
 from .safe_json import read_json
 from .task_manifest import protocol_hash
 
@@ -20,7 +21,7 @@ _MOST_NAMED = 12
 
 def warnings_of_run(run: RunFolder) -> list[str]:
     """Everything in a run that is likely to hurt: a sentence on the trouble, then its remedy."""
-    found = [*_progress(run), *_skipped(run), *_accuracies(run), *_yardsticks(run), *_protocol(run)]
+    found = [*_progress(run), *_skipped(run), *_health(run), *_accuracies(run), *_yardsticks(run), *_protocol(run)]
     if run.tasks:
         return found + describe_checkpoint(run.tasks[-1])["warnings"]
     advice = "Train with --save-checkpoints."
@@ -57,11 +58,24 @@ def _skipped(run: RunFolder) -> list[str]:
     ]
 
 
+def _health(run: RunFolder) -> list[str]:
+    tasks = run.manifest["tasks"][: len(run.matrix)] if run.manifest else None
+    classes = None if tasks is None else [len(task["class_names"]) for task in tasks]
+    routing = run.routing or {"layers": []}
+    return health_warnings(
+        run.matrix,
+        classes,
+        run.usage,
+        {**routing, "prompt_layers": [e["layer"] for e in routing["layers"]]},
+        run.recipe,
+    )
+
+
 def _accuracies(run: RunFolder) -> list[str]:
     found = []
     last = run.matrix.as_array()[-1]
     classes = sum(len(task["class_names"]) for task in run.manifest["tasks"][: len(last)]) if run.manifest else None
-    chance = 1 / classes if classes and classes > 1 else -1  # one class alone cannot be mistaken
+    chance = chance_of(classes or 1)
     under = np.flatnonzero(last <= chance + 1e-9)  # NaN is not below
     if len(under):
         known = f"1 of {classes} classes, {100 / classes:.1f}%"

@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from .checkpoint_guard import FLOATING, INTEGER, check_shapes, inside, read_header, read_tensors
+from .checksums import check_file
 from .safe_json import ADVICE, read_json, shown
 
 ROUTING_FILE = "routing.json"
@@ -184,6 +185,7 @@ def load_routing(folder: str | os.PathLike) -> dict:
             top = max((expert for head in layer[name] for expert in head), default=-1)
             allowed = f"ids below num_experts = {report['num_experts']}"
             _require(file, f"layers[{index}].{name}", top, top < report["num_experts"], allowed)
+    check_file(file)
     return report
 
 

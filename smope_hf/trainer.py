@@ -30,6 +30,7 @@ from .mid_task import MidTask
 from .modeling_incremental import IncrementalClassifier
 from .other_alignments import OtherAlignments
 from .results import keep_results, print_results, run_details, write_results
+from .run_health import health_of
 from .run_state import RunState, check_same_run, versions
 from .seeding import derive_generator, derive_seed
 from .state_folder import has_state
@@ -101,7 +102,7 @@ class ContinualTrainer(PushesToHub):
         self._images = ImageStore(self.image_processor, size, args.image_cache_gib * 2**30, where)
         self.compiled = CompiledBackbone()
         self.evaluation: Evaluation | None = None  # the last one
-        self.logged_steps = 0
+        self.logged_steps, self.warned = 0, set()
 
     @classmethod
     def from_checkpoint(cls, checkpoint: str, stream: TaskStream, *, output_dir: str, **options) -> "ContinualTrainer":
@@ -170,7 +171,15 @@ class ContinualTrainer(PushesToHub):
         if self.args.push_to_hub:
             with self._timed(seconds, "pushing"):
                 self.push_what_is_saved()
+        self._report_health()
         self.notify("on_task_end", task)
+
+    def _report_health(self):
+        """Print what went wrong with the task just learned."""
+        for warning in health_of(self):
+            if warning not in self.warned:
+                self.warned.add(warning)
+                self.accelerator.print(f"Warning: {warning}")
 
     def _train_on(self, task: Task, images: DecodedImages):
         """All phases of a task; none for a method that trains nothing."""

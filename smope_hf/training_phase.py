@@ -13,7 +13,7 @@ from .tasks import Task
 
 
 class TrainingDivergedError(RuntimeError):
-    """The training loss is not finite."""
+    """A training loss, or a weight that training changes, is not finite."""
 
 
 class TrainingPhase:
@@ -31,19 +31,20 @@ class TrainingPhase:
         self.args, self.accelerator, self.names = trainer.args, trainer.accelerator, trainer.model.losses
         routed = any(callback.wants_routing for callback in trainer.callbacks)
         self.wanted = {"output_router_scores": True} if routed else {}
-        self.read = 0  # steps whose losses were read
+        self.read, self.steps_per_epoch = 0, 1  # read: steps whose losses were read
 
     def run(self, images: DecodedImages):
         """Train, and leave the trainer's model in evaluation mode.
 
         Raises:
-            TrainingDivergedError: when a loss is not finite; the message names the step and the last checkpoint.
+            TrainingDivergedError: when a loss or weight is not finite; the message names its step and what to do.
             TrainingInterrupted: when a signal asks for it, behind a step, with the state saved.
         """
         args, trainer = self.args, self.trainer
         # what a method draws in its steps depends on the phase alone, not on what was computed before it
         torch.manual_seed(derive_seed(args.seed, "steps", self.task.index, self.name, self.accelerator.process_index))
         batches = GlobalBatches(images, args.batch_size, self.accelerator, args.dataloader_num_workers)
+        self.steps_per_epoch = len(batches)
         if args.gradient_checkpointing:
             trainer.model.activation_checkpointing_enable()
         trainer.model.train()
@@ -99,24 +100,20 @@ class TrainingPhase:
             self._read_losses(history, done, bar)
         stop = trainer.signals.agreed(self.accelerator, together=reads)
         due = args.checkpoint_every and (last or done % args.checkpoint_every == 0)
-        if due or (stop and args.save_checkpoints):
+        saves = due or (stop and args.save_checkpoints)
+        if last or saves:  # a run must never go on from weights that are broken
+            self._check_losses(self._together(history, done), done)
+            self._check_weights(done)
+        if saves:
             trainer.mid_task.save(self, optimizer, history, done, self.read)
         if stop:
             raise TrainingInterrupted(stop)
 
     def _read_losses(self, history: Tensor, done: int, bar):
         """Read the losses since the last reading. Training waits for the device here and when it saves, only."""
-        recent, self.read = history[self.read : done], done
-        recent = self.accelerator.reduce(recent, reduction="mean").cpu()
-        broken = (~recent.isfinite().all(dim=1)).nonzero().flatten()
-        if len(broken):
-            saved = self.trainer.saved_tasks()
-            last = f"The last good checkpoint is {saved[-1]}" if saved else "No task has been saved yet"
-            step = done - len(recent) + int(broken[0]) + 1
-            raise TrainingDivergedError(
-                f"The loss of task {self.task.index + 1} is not finite at step {step} of its {self.name} phase. "
-                f"{last}. Lower learning_rate (now {self.args.learning_rate}) or set max_grad_norm."
-            )
+        recent = self._together(history, done)
+        self._check_losses(recent, done)
+        self.read = done
         means = dict(zip(self.names, recent.mean(dim=0).tolist(), strict=True))
         bar.set_postfix(loss=f"{means['loss']:.3f}")
         self.trainer.logged_steps += len(recent)
@@ -124,6 +121,37 @@ class TrainingPhase:
             values = {f"train/{name}": value for name, value in means.items()}
             self.accelerator.log(values, step=self.trainer.logged_steps)
         self.trainer.notify("on_log", self.task, means)
+
+    def _together(self, history: Tensor, done: int) -> Tensor:
+        """The losses of the steps that were not read yet, of all processes."""
+        recent = history[self.read : done]
+        return self.accelerator.reduce(recent, reduction="mean").cpu() if len(recent) else recent.cpu()
+
+    def _check_losses(self, recent: Tensor, done: int):
+        broken = (~recent.isfinite().all(dim=1)).nonzero().flatten()
+        if len(broken):
+            step = done - len(recent) + int(broken[0])
+            names = [name for name, value in zip(self.names, recent[broken[0]], strict=True) if not value.isfinite()]
+            raise self._diverged(f"The loss ({', '.join(names)})", step)
+
+    def _check_weights(self, done: int):
+        """The last step may break the weights behind a loss that was finite."""
+        trained = {name: value for name, value in self.trainer.model.named_parameters() if value.requires_grad}
+        finite = torch.stack([value.detach().isfinite().all() for value in trained.values()])
+        if not bool(finite.all()):
+            name = list(trained)[int((~finite).nonzero()[0])]
+            raise self._diverged(f"The weight {name}", done - 1)
+
+    def _diverged(self, what: str, step: int) -> TrainingDivergedError:
+        args, steps, saved = self.args, self.steps_per_epoch, self.trainer.saved_tasks()
+        precision = "" if args.mixed_precision == "no" else f", or leave mixed_precision {args.mixed_precision} out"
+        last = f"The last good checkpoint is {saved[-1]}" if saved else "No task has been saved yet"
+        return TrainingDivergedError(
+            f"{what} of task {self.task.index + 1} is not finite at step {step % steps + 1} of {steps} in epoch "
+            f"{step // steps + 1} of {self.epochs} of its {self.name} phase. {last}; nothing broken was saved. Lower "
+            f"learning_rate (now {args.learning_rate:g}) or set max_grad_norm (now {args.max_grad_norm}){precision}, "
+            "and train into another output_dir."
+        )
 
     def _release(self, model):
         """Take off what `prepare` put around the model, so that its head can grow and it can be copied and saved."""

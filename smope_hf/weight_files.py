@@ -12,6 +12,7 @@ from transformers.utils import (
 )
 
 from .checkpoint_guard import Header, inside, read_header, shard_names
+from .checksums import CHECKSUMS_FILE
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
@@ -26,6 +27,11 @@ def find_file(name: str | os.PathLike, file: str, revision: str | None, where: d
     if found is None:
         return None
     return inside(name, found) if os.path.isdir(name) else Path(found)
+
+
+def find_checksums(name: str | os.PathLike, revision: str | None, where: dict) -> Path | None:
+    """The `checksums.json` of a model, or None: older checkpoints have none, nor has a cache that was filled then."""
+    return find_file(name, CHECKSUMS_FILE, revision, {"_raise_exceptions_for_connection_errors": False, **where})
 
 
 def find_weights(name: str | os.PathLike, revision: str | None, where: dict) -> list[Path]:
@@ -46,6 +52,12 @@ def find_weights(name: str | os.PathLike, revision: str | None, where: dict) -> 
     if missing:
         raise OSError(f"{index} lists {missing[0]!r}, which is not there. Download the checkpoint again.")
     return list(found.values())
+
+
+def keep_one_layout(folder: str | os.PathLike):
+    """Remove what a save in shards leaves of one in a single file, which would be read instead, or the reverse."""
+    shards = any(Path(folder).glob("model-*-of-*.safetensors"))
+    (Path(folder) / (SAFE_WEIGHTS_NAME if shards else SAFE_WEIGHTS_INDEX_NAME)).unlink(missing_ok=True)
 
 
 def find_pickle(name: str | os.PathLike, revision: str | None, where: dict) -> str | None:

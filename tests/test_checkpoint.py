@@ -175,8 +175,8 @@ def saved(tmp_path):
 def test_a_saved_task_is_safetensors_and_json_alone(saved):
     folder, *_ = saved
     assert sorted(path.name for path in folder.iterdir()) == [
-        "README.md", "accuracy_matrix.png", "class_statistics.safetensors", "config.json", "manifest.json",
-        "model.safetensors", "preprocessor_config.json", "routing.json", "trainer_state.json",
+        "README.md", "accuracy_matrix.png", "checksums.json", "class_statistics.safetensors", "config.json",
+        "manifest.json", "model.safetensors", "preprocessor_config.json", "routing.json", "trainer_state.json",
     ]  # fmt: skip
     for path in folder.glob("*.json"):
         json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} in {path.name}"))

@@ -197,6 +197,7 @@ def test_a_recipe_of_a_newer_version_is_refused(whole, tmp_path):
     shutil.copytree(folder_of(whole, 2), tmp_path / "newer")
     state = read(tmp_path / "newer", "trainer_state.json")
     write_json(tmp_path / "newer" / "trainer_state.json", {**state, "recipe": {**state["recipe"], "magic": 1}})
+    (tmp_path / "newer" / "checksums.json").unlink()
     with pytest.raises(ValueError, match=r"\['magic'\].*does not know"):
         ContinualTrainer.from_checkpoint(tmp_path / "newer", new_stream(whole, 3), output_dir=tmp_path / "out")
 

@@ -20,6 +20,7 @@ from transformers import AutoModelForImageClassification, ViTModel
 from smope_hf import SMoPEConfig, SMoPEForImageClassification
 from smope_hf.alignment import ClassStatistics, StatisticsAccumulator
 from smope_hf.checkpoint import STATE_FILE, STATISTICS_FILE, load_state, load_statistics
+from smope_hf.checksums import CHECKSUMS_FILE
 from smope_hf.files import write_json
 from smope_hf.state_guard import ROUTING_FILE, load_routing
 
@@ -63,6 +64,8 @@ def good(tmp_path_factory) -> Path:
     save_file({**statistics.to_tensors(), "usage_by_task": usage}, root / "adapter" / STATISTICS_FILE)
     write_json(root / "adapter" / STATE_FILE, STATE)
     write_json(root / "adapter" / ROUTING_FILE, ROUTING)
+    for checksums in root.glob(f"*/{CHECKSUMS_FILE}"):  # who edits a file with intent edits its hash too
+        checksums.unlink()
     return root
 
 

@@ -15,6 +15,7 @@ from test_plots import matrix
 from transformers import ViTImageProcessorPil
 
 from smope_hf import ContinualTrainer, PromptedForImageClassification, TaskStream
+from smope_hf.checksums import CHECKSUMS_FILE
 from smope_hf.embedded_data import digits
 from smope_hf.report_html import duration, percent, shown_value, with_options
 from smope_hf.routing_recorder import RoutingRecorder
@@ -105,6 +106,7 @@ def copied(run, tmp_path):
 def change(folder, name, **values):
     content = read(folder, name)
     (folder / name).write_text(json.dumps({**content, **values}))
+    (folder / CHECKSUMS_FILE).unlink(missing_ok=True)  # the change is meant
 
 
 def test_a_run_leaves_its_report_with_every_section(run):

@@ -45,6 +45,7 @@ def test_a_broken_count_is_refused_and_an_older_file_is_not(tmp_path):
     tiny_trainer(save_backbone(tmp_path / "vit"), tmp_path / "run", tiny_stream(num_tasks=2)).train()
     folder = tmp_path / "run" / "task-02"
     state = read(folder, "trainer_state.json")
+    (folder / "checksums.json").unlink()
     for wrong in ([[1, 2]], [[1, -2], [0, 1]], [[1.5, 0], [0, 1]], "text"):
         (folder / "trainer_state.json").write_text(json.dumps({**state, "task_confusion": wrong}))
         with pytest.raises(ValueError, match="task_confusion is"):

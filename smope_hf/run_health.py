@@ -1,0 +1,117 @@
+"""Signs that a run with finite numbers has gone wrong: tasks under chance, a router that no longer chooses."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .accuracy_matrix import AccuracyMatrix
+
+
+def chance_of(classes: int) -> float:
+    """Accuracy of guessing among so many classes; -1 for one class, which cannot be mistaken."""
+    return 1 / classes if classes > 1 else -1.0
+
+
+def never_learned(matrix: AccuracyMatrix, classes_by_task: list[int]) -> list[int]:
+    """Indices of the tasks that were no better than chance right after they were learned.
+
+    Args:
+        matrix: accuracies; tasks without test images are left out.
+        classes_by_task: new classes of each task; chance is one in all classes seen by then.
+    """
+    seen = np.cumsum(classes_by_task)
+    own = matrix.as_array().diagonal()
+    return [t for t, accuracy in enumerate(own) if accuracy <= chance_of(int(seen[t])) + 1e-9]  # NaN is not below
+
+
+def collapsed_layers(usage_by_task: ArrayLike, top_k: int) -> list[int]:
+    """Positions of the prompt layers where every image of every task selected the same K experts in each head.
+
+    Experts that were never used are no such sign: most are not, with keys that start as published. Only where no two
+    images were ever told apart does a layer work as one fixed prefix.
+
+    Args:
+        usage_by_task: how often each task's images selected each expert, (T, L, H, E).
+        top_k: experts K that an image selects.
+    """
+    counts = np.asarray(usage_by_task).sum(axis=0)  # (L, H, E)
+    images = counts.sum(axis=-1) // top_k  # (L, H)
+    same = (counts > 0).sum(axis=-1) == top_k  # (L, H)
+    return np.flatnonzero((same & (images > 1)).all(axis=-1) & (top_k < counts.shape[-1])).tolist()
+
+
+def collapse_warning(layers: list[int], top_k: int, num_experts: int) -> str:
+    """A sentence on collapsed layers, and what to do.
+
+    Args:
+        layers: the backbone's numbers of the layers.
+        top_k: experts K that an image selects.
+        num_experts: experts E of a head.
+    """
+    names = ", ".join(map(str, layers))
+    return (
+        f"Collapsed routing: in layer{'s' if len(layers) > 1 else ''} {names} every image of every task selected the "
+        f"same {top_k} of {num_experts} experts in each head, so the router tells no images apart there. Lower "
+        "--learning-rate or --prefix-lr-multiplier, raise --noise-epsilon, and check that --normalization is what the "
+        "backbone was trained with."
+    )
+
+
+def chance_warning(tasks: list[int], known: list[int], remedy: str) -> str:
+    """A sentence on tasks that were not learned, and what to do.
+
+    Args:
+        tasks: their indices.
+        known: classes seen when each was learned.
+        remedy: what to do.
+    """
+    parts = [f"task {t + 1} (1 of {n} classes, {100 / n:.1f}%)" for t, n in zip(tasks, known, strict=True)]
+    more = f" and {len(parts) - 6} more" if len(parts) > 6 else ""
+    return f"Not learned: right after its training no better than chance was {', '.join(parts[:6])}{more}. {remedy}"
+
+
+def learning_remedy(recipe: dict) -> str:
+    """What to do where a task was not learned, under these settings."""
+    rate = recipe.get("learning_rate")
+    now = f" (now {rate:g})" if isinstance(rate, (int, float)) else ""
+    return (
+        f"Train longer (--epochs) or with another --learning-rate{now}, and check labels, test images and "
+        "--normalization."
+    )
+
+
+def health_warnings(
+    matrix: AccuracyMatrix,
+    classes_by_task: list[int] | None,
+    usage_by_task: ArrayLike | None,
+    config: dict,
+    recipe: dict,
+) -> list[str]:
+    """Everything wrong in what a run has learned so far, a sentence each.
+
+    Args:
+        matrix: accuracies so far.
+        classes_by_task: new classes of each task; None where they are not known.
+        usage_by_task: (T, L, H, E); None for a model without experts.
+        config: of the model: `prompt_layers`, `top_k` and `num_experts`.
+        recipe: the settings of the training.
+    """
+    found = []
+    tasks = [] if classes_by_task is None else never_learned(matrix, classes_by_task)
+    if tasks:
+        known = np.cumsum(classes_by_task)
+        found.append(chance_warning(tasks, [int(known[t]) for t in tasks], learning_remedy(recipe)))
+    layers = [] if usage_by_task is None else collapsed_layers(usage_by_task, config["top_k"])
+    if layers:
+        names = [config["prompt_layers"][index] for index in layers]
+        found.append(collapse_warning(names, config["top_k"], config["num_experts"]))
+    return found
+
+
+def health_of(trainer) -> list[str]:
+    """The warnings of a [`ContinualTrainer`]'s run as it stands, the same on every process."""
+    model, state = trainer.model, trainer.state
+    classes = [len(task) for task in model.config.tasks]
+    usage = np.stack([counts.numpy() for counts in state.usage_history]) if model.records_usage else None
+    fields = ("prompt_layers", "top_k", "num_experts")
+    config = {name: getattr(model.config, name) for name in fields} if model.records_usage else {}
+    return health_warnings(state.matrix, classes, usage, config, trainer.args.recipe())
