@@ -30,7 +30,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from flops import count_flops
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import HfArgumentParser
 
 from smope_hf.accuracy_matrix import AccuracyMatrix
@@ -157,9 +157,9 @@ def gflops(model) -> tuple[float, float]:
     labels = torch.tensor([model.config.tasks[-1][0]])
     counts = []
     for training in (True, False):
-        inputs = {"labels": labels} if training else {}
-        with torch.no_grad():
-            counts.append(count_flops(lambda: model.train(training)(pixels, **inputs)) / 1e9)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model.train(training)(pixels, **({"labels": labels} if training else {}))
+        counts.append(counter.get_total_flops() / 1e9)
     return counts[0], counts[1]
 
 

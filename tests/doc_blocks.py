@@ -26,7 +26,7 @@ FENCE = re.compile(r"(?:^ *<!-- not run: (.+?) -->\n+)?^( *)```(\w*)[^\n]*\n(.*?
 REASONS = {
     "network": "asks the Hub or a package registry for something",
     "hours": "takes minutes to hours",
-    "devices": "needs several processes or a GPU",
+    "devices": "needs several processes, a GPU or a browser",
     "files": "works on files that only the reader has",
 }
 WHOLE_PAGES = {"results.md": "hours", "performance.md": "hours", "scaling.md": "hours"}

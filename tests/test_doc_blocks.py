@@ -16,8 +16,10 @@ from smope_hf.prompt_methods import PROMPT_METHODS
 NEEDS_HUB = {"share.md"}  # its commands speak to the Hub of the tests, as a user named me
 NOT_RUN = {
     "README.md": Counter(network=2, hours=1),
+    "bad-input.md": Counter(files=1),
     "cli.md": Counter(network=1),
     "choosing-settings.md": Counter(hours=1),
+    "demo.md": Counter(devices=1, files=2),
     "hub.md": Counter(network=1, hours=1),
     "index.md": Counter(network=1),
     "many-processes.md": Counter(devices=2),

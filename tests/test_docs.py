@@ -111,6 +111,8 @@ def options_of_example(script: Path) -> set[str]:
     """The options that a script reads itself, and those of what it hands the rest to."""
     source = script.read_text(encoding="utf-8")
     own = {"--help", *re.findall(r'add_argument\("(--\w+)"', source)}
+    if "typer" in source:
+        own |= {f"--{name.replace('_', '-')}" for name in re.findall(r"^    (\w+): Annotated\[", source, re.MULTILINE)}
     if "benchmark.py" in source and script.name != "benchmark.py":  # sample_efficiency hands its rest on to it
         own |= options_of_example(script.with_name("benchmark.py"))
     known = {f"--{setting.name}" for kind in RUN_ARGUMENTS for setting in fields(kind)}
