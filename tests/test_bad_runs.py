@@ -118,6 +118,7 @@ def test_the_terminal_tells_and_a_resumed_run_skips_the_same(backbone, tmp_path,
     assert read(run, "manifest.json")["information"]["skipped_images"] == read(run, "skipped_images.json")["images"]
 
 
+@pytest.mark.slow
 def test_two_processes_skip_the_same(backbone, skipped, tmp_path):
     script = tmp_path / "run.py"
     script.write_text(PROCESSES)

@@ -36,6 +36,7 @@ def methods_as_they_were():
     PROMPT_METHODS.update(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
 def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch):
     if page.name not in NEEDS_HUB:

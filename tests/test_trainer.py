@@ -74,7 +74,7 @@ def test_files_of_a_run(finished):
     files = {path.name for path in (folder / "task-02").iterdir()}
     assert files == {
         "config.json", "model.safetensors", "class_statistics.safetensors", "routing.json", "trainer_state.json",
-        "preprocessor_config.json", "manifest.json", "README.md", "accuracy_matrix.png",
+        "preprocessor_config.json", "manifest.json", "README.md", "accuracy_matrix.png", "checksums.json",
     }  # fmt: skip
     assert read(folder, "metrics.json") == json.loads(json.dumps(content))
     assert read(folder, "manifest.json")["protocol_hash"] == content["protocol_hash"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from smope_hf.task_split import to_rgb
+from smope_hf.image_reading import to_rgb
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 SIDE = 1024  # pixels; larger images are reduced to it, which is more than any backbone here looks at
