@@ -47,7 +47,7 @@ class Watch(ContinualCallback):
 
     def on_task_end(self, trainer, task):
         gc.collect()
-        held = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
+        held = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter)]
         self.tensors.append(len(held))
         self.numbers.append(sum(tensor.numel() for tensor in held))
         experts = trainer.model.prefix_experts
