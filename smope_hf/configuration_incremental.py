@@ -51,7 +51,9 @@ class IncrementalConfig(PreTrainedConfig):
     tasks: list[list[int]] | None = None
 
     def __post_init__(self, **kwargs):
-        check_names(type(self).__name__, kwargs, self.known_names() | {name for name in kwargs if name[0] == "_"})
+        check_names(
+            type(self).__name__, kwargs, self.known_names() | {name for name in kwargs if name.startswith("_")}
+        )
         if isinstance(self.backbone_config, dict):
             family = self.backbone_config.get("model_type")
             self.check("backbone_config['model_type']", family, family in FAMILIES, f"one of {', '.join(FAMILIES)}")

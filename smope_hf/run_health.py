@@ -50,9 +50,9 @@ def collapse_warning(layers: list[int], top_k: int, num_experts: int) -> str:
     names = ", ".join(map(str, layers))
     return (
         f"Collapsed routing: in layer{'s' if len(layers) > 1 else ''} {names} every image of every task selected the "
-        f"same {top_k} of {num_experts} experts in each head, so the router tells no images apart there. Lower "
-        "--learning-rate or --prefix-lr-multiplier, raise --noise-epsilon, and check that --normalization is what the "
-        "backbone was trained with."
+        f"same {top_k} of {num_experts} experts in each head, so the router tells no images apart there: "
+        "a fixed prompt, for which fewer experts (--num-experts) do. With --noise-epsilon 1 later tasks choose "
+        "others. Check that --normalization is what the backbone was trained with."
     )
 
 
@@ -85,6 +85,7 @@ def health_warnings(
     usage_by_task: ArrayLike | None,
     config: dict,
     recipe: dict,
+    newest: bool = False,
 ) -> list[str]:
     """Everything wrong in what a run has learned so far, a sentence each.
 
@@ -94,9 +95,13 @@ def health_warnings(
         usage_by_task: (T, L, H, E); None for a model without experts.
         config: of the model: `prompt_layers`, `top_k` and `num_experts`.
         recipe: the settings of the training.
+        newest: only what the last task has brought: whether it was learned, and behind the first one the routing.
     """
     found = []
     tasks = [] if classes_by_task is None else never_learned(matrix, classes_by_task)
+    if newest:
+        tasks = [task for task in tasks if task == len(classes_by_task) - 1]
+        usage_by_task = usage_by_task if len(classes_by_task) == 1 else None
     if tasks:
         known = np.cumsum(classes_by_task)
         found.append(chance_warning(tasks, [int(known[t]) for t in tasks], learning_remedy(recipe)))
@@ -107,11 +112,11 @@ def health_warnings(
     return found
 
 
-def health_of(trainer) -> list[str]:
-    """The warnings of a [`ContinualTrainer`]'s run as it stands, the same on every process."""
+def health_of(trainer, newest: bool = False) -> list[str]:
+    """The warnings of a [`ContinualTrainer`]'s run as it stands, the same on every process; `newest` as above."""
     model, state = trainer.model, trainer.state
     classes = [len(task) for task in model.config.tasks]
     usage = np.stack([counts.numpy() for counts in state.usage_history]) if model.records_usage else None
     fields = ("prompt_layers", "top_k", "num_experts")
     config = {name: getattr(model.config, name) for name in fields} if model.records_usage else {}
-    return health_warnings(state.matrix, classes, usage, config, trainer.args.recipe())
+    return health_warnings(state.matrix, classes, usage, config, trainer.args.recipe(), newest)

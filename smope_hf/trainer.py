@@ -102,7 +102,7 @@ class ContinualTrainer(PushesToHub):
         self._images = ImageStore(self.image_processor, size, args.image_cache_gib * 2**30, where)
         self.compiled = CompiledBackbone()
         self.evaluation: Evaluation | None = None  # the last one
-        self.logged_steps, self.warned = 0, set()
+        self.logged_steps = 0
 
     @classmethod
     def from_checkpoint(cls, checkpoint: str, stream: TaskStream, *, output_dir: str, **options) -> "ContinualTrainer":
@@ -175,11 +175,9 @@ class ContinualTrainer(PushesToHub):
         self.notify("on_task_end", task)
 
     def _report_health(self):
-        """Print what went wrong with the task just learned."""
-        for warning in health_of(self):
-            if warning not in self.warned:
-                self.warned.add(warning)
-                self.accelerator.print(f"Warning: {warning}")
+        """Print what went wrong with the task just learned; metrics.json and the report say it of the whole run."""
+        for warning in health_of(self, newest=True):
+            self.accelerator.print(f"Warning: {warning}")
 
     def _train_on(self, task: Task, images: DecodedImages):
         """All phases of a task; none for a method that trains nothing."""

@@ -9,6 +9,7 @@ import torch
 from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
 
 from smope_hf import ContinualTrainer, ContinualTrainingArguments, SMoPEForImageClassification, TaskStream
+from smope_hf.callbacks import ContinualCallback
 from smope_hf.embedded_data import digits
 
 NUM_TASKS, TRAIN_PER_CLASS, TEST_PER_CLASS = 3, 9, 5
@@ -27,12 +28,11 @@ def tiny_stream(**options) -> TaskStream:
     return TaskStream(datasets.DatasetDict(few), **settings)
 
 
-def save_backbone(folder: Path, seed: int = 0) -> str:
+def save_backbone(folder: str | Path, seed: int = 0, **sizes) -> str:
     """A random ViT and its image processor, as a pre-trained one would lie on disk."""
     torch.manual_seed(seed)
-    config = ViTConfig(
-        hidden_size=32, num_hidden_layers=4, num_attention_heads=2, intermediate_size=64, image_size=16, patch_size=8
-    )
+    small = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
+    config = ViTConfig(image_size=16, patch_size=8, **{**small, **sizes})
     backbone = ViTModel(config, add_pooling_layer=False)
     with torch.no_grad():
         for parameter in backbone.parameters():
@@ -62,6 +62,28 @@ def tiny_trainer(backbone: str, output_dir: Path, stream=None, callbacks=(), mod
     args = tiny_args(output_dir, **settings)
     processor = ViTImageProcessorPil.from_pretrained(backbone)
     return ContinualTrainer(model, args, stream or tiny_stream(), processor, callbacks)
+
+
+class AtStep(ContinualCallback):
+    """Calls `act(trainer)` in front of a training step of one task, counted over the task's phases from 0."""
+
+    def __init__(self, task, step, act):
+        self.task, self.step, self.act, self.hook = task, step, act, None
+
+    def on_task_begin(self, trainer, task):
+        if task.index == self.task:
+            steps = iter(range(10_000))
+
+            def before(module, arguments, options):
+                if "labels" in options and next(steps) == self.step:
+                    self.act(trainer)
+
+            self.hook = trainer.model.register_forward_pre_hook(before, with_kwargs=True)
+
+    def on_training_end(self, trainer, task):
+        if self.hook is not None:
+            self.hook.remove()
+            self.hook = None
 
 
 def read(folder: Path, name: str):

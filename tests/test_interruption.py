@@ -57,23 +57,18 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
-from runs import tiny_trainer
-from smope_hf.callbacks import ContinualCallback
+from runs import AtStep, tiny_trainer
 from smope_hf.interruption import TrainingInterrupted
 
-class TellOne(ContinualCallback):
-    "In the second task the second process alone is told to stop, within step 1."
-    def on_task_begin(self, trainer, task):
-        if task.index == 1 and not trainer.args.resume and trainer.accelerator.process_index == 1:
-            steps = iter(range(100))
-            def before(module, arguments, options):
-                if "labels" in options and next(steps) == 1:
-                    signal.raise_signal(signal.SIGTERM)
-            trainer.model.register_forward_pre_hook(before, with_kwargs=True)
+def tell_one(trainer):
+    "The second process alone is told to stop."
+    if trainer.accelerator.process_index == 1:
+        signal.raise_signal(signal.SIGTERM)
 
 folder, mode = Path(sys.argv[3]), sys.argv[4]
 settings = dict(epochs=3, logging_steps=4, checkpoint_every=3, resume=mode == "resumed")
-trainer = tiny_trainer(sys.argv[2], folder, callbacks=[TellOne()] if mode == "stopped" else [], **settings)
+callbacks = [AtStep(1, 1, tell_one)] if mode == "stopped" else []
+trainer = tiny_trainer(sys.argv[2], folder, callbacks=callbacks, **settings)
 try:
     trainer.train()
 except TrainingInterrupted as stop:

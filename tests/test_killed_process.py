@@ -23,23 +23,17 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
-from runs import tiny_trainer
-from smope_hf.callbacks import ContinualCallback
+from runs import AtStep, tiny_trainer
 
-class Die(ContinualCallback):
-    "In the second task one process is killed within a step, with the other in the middle of it."
-    def on_task_begin(self, trainer, task):
-        if task.index == 1 and trainer.accelerator.process_index == int(sys.argv[5]):
-            steps = iter(range(100))
-            def before(module, arguments, options):
-                if "labels" in options and next(steps) == 3:
-                    os.kill(os.getpid(), signal.SIGKILL)
-            trainer.model.register_forward_pre_hook(before, with_kwargs=True)
+def die(trainer):
+    "One process is killed within a step, with the other in the middle of it."
+    if trainer.accelerator.process_index == int(sys.argv[5]):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 folder, mode = Path(sys.argv[3]), sys.argv[4]
 print("process", os.getpid(), flush=True)
 settings = dict(epochs=3, logging_steps=2, checkpoint_every=2, resume=mode == "resumed")
-tiny_trainer(sys.argv[2], folder, callbacks=[Die()] if mode == "killed" else [], **settings).train()
+tiny_trainer(sys.argv[2], folder, callbacks=[AtStep(1, 3, die)] if mode == "killed" else [], **settings).train()
 """
 
 

@@ -6,11 +6,10 @@ import signal
 
 import pytest
 import torch
-from runs import assert_same_run, save_backbone, tiny_args, tiny_stream, tiny_trainer
+from runs import AtStep, assert_same_run, save_backbone, tiny_args, tiny_stream, tiny_trainer
 from transformers import ViTImageProcessorPil
 
 from smope_hf import ContinualTrainer
-from smope_hf.callbacks import ContinualCallback
 from smope_hf.interruption import TrainingInterrupted
 from smope_hf.modeling_prompted import PromptedForImageClassification
 from smope_hf.state_folder import INDEX_FILE, read_content, read_tensors, write_state
@@ -23,24 +22,12 @@ class Lost(BaseException):
     """Stands for whatever takes a process away."""
 
 
-class StopAt(ContinualCallback):
-    """Calls `what` in front of a step of a task, counted over the task's phases from 0; notes the losses it hears."""
+class StopAt(AtStep):
+    """Calls `what` in front of a step of a task; notes the losses it hears."""
 
     def __init__(self, task=None, step=None, what=None):
-        self.task, self.step, self.what, self.losses, self.hook = task, step, what, [], None
-
-    def on_task_begin(self, trainer, task):
-        if self.hook is not None:
-            self.hook.remove()
-            self.hook = None
-        if task.index == self.task:
-            seen = iter(range(10_000))
-
-            def before(module, arguments, options):
-                if "labels" in options and next(seen) == self.step:
-                    self.what()
-
-            self.hook = trainer.model.register_forward_pre_hook(before, with_kwargs=True)
+        super().__init__(task, step, lambda trainer: what())
+        self.losses = []
 
     def on_log(self, trainer, task, losses):
         self.losses.append((task.index, losses))
