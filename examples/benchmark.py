@@ -12,8 +12,9 @@ method has a row for each of them, all from one training.
 
 The folder gets results.csv, results.md, average_accuracy.png and costs.png: FAA, CAA and FM (mean and standard
 deviation over the seeds, in percent), trained parameters, GFLOPs of an image's forward pass in training and in
-evaluation, seconds of each stage for a task, and peak memory. Runs on other tasks than the first one's are refused,
-and so is a folder whose runs were begun with other settings than those given.
+evaluation, seconds of each stage for a task, and peak memory; with an imbalance factor also the recall of the head,
+middle and tail third of the classes, under a run's own alignment. Runs on other tasks than the first one's are
+refused, and so is a folder whose runs were begun with other settings than those given.
 
 Each run's folder has a record.json with all that the table says of it. The records alone are enough to make the table
 again, or to add methods to it: copy them into a folder of the same layout and give the same command.
@@ -48,6 +49,7 @@ STAGES = ("training", "statistics", "alignment", "evaluation")
 METRICS = {"FAA": "final_average_accuracy", "CAA": "cumulative_average_accuracy", "FM": "forgetting"}
 PROCESS_FILE, SETTINGS_FILE, RECORD_FILE = "process.json", "settings.json", "record.json"
 ALWAYS = {"joint": {"method": "finetune", "joint": "true"}}
+RECALL = {"recall head": "recall_many", "recall middle": "recall_medium", "recall tail": "recall_few"}
 CLOSED_FORM = ("ncm", "lda")
 DEFAULTS = {
     s.name: s.default if s.default_factory is MISSING else s.default_factory()
@@ -172,7 +174,8 @@ def trained_parameters(model) -> int:
 def summary(entry: str, alignment: str, records: list[dict]) -> dict:
     """One row of the table."""
     row: dict = {"method": entry, "alignment": alignment, "seeds": len(records)}
-    for short, key in METRICS.items():
+    of_imbalanced = {short: key for short, key in RECALL.items() if key in records[0]["metrics"][alignment]}
+    for short, key in (METRICS | of_imbalanced).items():
         values = [record["metrics"][alignment][key] for record in records]
         known = None not in values
         row[short] = 100 * float(np.mean(values)) if known else None
@@ -207,10 +210,11 @@ def check_same_protocol(records: dict[Path, dict]):
 def write_table(rows: list[dict], folder: Path):
     """results.csv with all digits, results.md to read."""
     with atomic_path(folder / "results.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+        writer = csv.DictWriter(file, list(rows[0]), restval="")
         writer.writeheader()
         writer.writerows(rows)
-    columns = ["method", "alignment", *METRICS, "parameters", "GFLOPs train", "GFLOPs test",
+    recall = [name for name in RECALL if name in rows[0]]
+    columns = ["method", "alignment", *METRICS, *recall, "parameters", "GFLOPs train", "GFLOPs test",
                *(f"{s} s/task" for s in STAGES), "peak memory MiB"]  # fmt: skip
     lines = ["| " + " | ".join(columns) + " |", "|---|---|" + "---:|" * (len(columns) - 2)]
     lines += ["| " + " | ".join(_cell(row, column) for column in columns) + " |" for row in rows]
@@ -220,7 +224,7 @@ def write_table(rows: list[dict], folder: Path):
 
 
 def _cell(row: dict, column: str) -> str:
-    value, spread = row[column], row.get(f"{column} std")
+    value, spread = row.get(column), row.get(f"{column} std")
     if value is None:
         return "n/a"
     if column == "parameters":

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import torch
 from speed_memory import peak_bytes
+from speed_share import ModelTime
 from speed_throughput import throughput
 from torch import nn
 from torch.distributions import MultivariateNormal
@@ -230,36 +231,18 @@ def run_rows(bench: Bench) -> list[Row]:
         "embedded", num_tasks=1, max_train_samples_per_class=per_class, max_test_samples_per_class=test
     )
     model = SMoPEForImageClassification.from_backbone(copy.deepcopy(bench.bare))
-    seen, inside, began = 0, 0.0, 0.0
-
-    def before(module, inputs):
-        nonlocal began
-        began = bench.seconds(lambda: None) + time.perf_counter()
-
-    def after(module, inputs, output):
-        nonlocal seen, inside
-        inside += bench.seconds(lambda: None) + time.perf_counter() - began
-        seen += len(output.logits)
-
-    model.register_forward_pre_hook(before)
-    model.register_forward_hook(after)
     with tempfile.TemporaryDirectory() as folder:
         args = ContinualTrainingArguments(
             output_dir=folder, epochs=epochs, dense_epochs=0, batch_size=bench.args.batch_size,
             eval_batch_size=bench.args.batch_size, disable_progress=True,
         )  # fmt: skip
         trainer = ContinualTrainer(model, args, stream, bench.processor)
-        backward = trainer.accelerator.backward
-
-        def timed_backward(loss):
-            nonlocal inside
-            inside += bench.seconds(lambda: backward(loss))
-
-        trainer.accelerator.backward = timed_backward
+        model_time = ModelTime(trainer)
         with contextlib.redirect_stdout(None):
             total = bench.seconds(trainer.train)
     train, tests = (len(part) for part in (stream[0].train, stream[0].test))
-    passes = (seen - epochs * train - tests) / train
+    passes = (model_time.images - epochs * train - tests) / train
+    inside = model_time.seconds
     return [
         Row("end-of-task", "passes over the training images at the end of a task", passes, 1),
         Row("outside", "share of a run's time outside forward and backward of the model", 1 - inside / total, 0.10,
