@@ -1,4 +1,4 @@
-"""Class statistics and the alignment of the head with them (design.md, step 11). Nothing here loops over classes."""
+"""Class statistics and the alignment of the head (docs/method.md, step 11). Nothing loops over classes."""
 
 from dataclasses import dataclass
 

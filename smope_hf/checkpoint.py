@@ -1,4 +1,4 @@
-"""The folder of one task: written whole or not at all, read from safetensors and JSON alone (design.md, section 4)."""
+"""The folder of one task: written whole or not at all, read from safetensors and JSON alone (docs/hub.md)."""
 
 import os
 import secrets

@@ -1,4 +1,4 @@
-"""A run on the Hub: each task one atomic commit and a tag (design.md, section 4).
+"""A run on the Hub: each task one atomic commit and a tag (docs/hub.md).
 
 Pushing is a loop of looking and acting: look where the repository stands, do the one next thing, look again. Whatever
 is cut off in between, by a crash here or a lost answer from there, the next look finds it done or not done. Nothing is

@@ -69,7 +69,7 @@ def average_accuracies(matrix: ArrayLike) -> np.ndarray:
 
 
 def final_average_accuracy(matrix: ArrayLike) -> float:
-    """FAA: mean accuracy over all tasks after the last one (design.md section 3).
+    """FAA: mean accuracy over all tasks after the last one.
 
     Args:
         matrix: accuracy matrix (T, T), fractions.
@@ -84,7 +84,7 @@ def final_average_accuracy(matrix: ArrayLike) -> float:
 
 
 def cumulative_average_accuracy(matrix: ArrayLike) -> float:
-    """CAA: mean over t of the average accuracy after task t (design.md section 3).
+    """CAA: mean over t of the average accuracy after task t.
 
     Args:
         matrix: accuracy matrix (T, T), fractions.
@@ -110,7 +110,7 @@ def forgetting(matrix: ArrayLike) -> float | None:
     Raises:
         ValueError: the matrix is not valid, see `as_accuracy_matrix`.
 
-    Source: design.md section 3; Chaudhry et al., Riemannian Walk, ECCV 2018, whose maximum leaves the last row out.
+    Source: Chaudhry et al., Riemannian Walk, ECCV 2018, whose maximum leaves the last row out.
     """
     a = as_accuracy_matrix(matrix)
     return None if len(a) == 1 else float(forgetting_over_tasks(a)[-1])

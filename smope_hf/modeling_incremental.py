@@ -224,7 +224,7 @@ class IncrementalClassifier(AdapterCheckpointMixin, PreTrainedModel):
             return pooled, self.classifier(pooled.to(self.classifier.weight.dtype))
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Over the classes of the current task alone (design.md, step 9)."""
+        """Over the classes of the current task alone (docs/method.md, step 9)."""
         if not self.config.tasks:
             raise ValueError("labels were given to a model without classes. Call begin_task(class_names) first.")
         first, last = self.config.tasks[-1][0], self.config.tasks[-1][-1]

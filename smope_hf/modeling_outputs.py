@@ -11,7 +11,7 @@ class SMoPEImageClassifierOutput(ModelOutput):
     """What a forward pass gives. L prompt layers, B images, H heads, E experts, K selected, C classes seen.
 
     Args:
-        loss: total loss of design.md step 9; with labels only.
+        loss: total loss of docs/method.md, step 9; with labels only.
         logits: (B, C).
         cross_entropy: over the current task's classes only; with labels only.
         router_loss: unweighted; with labels only, 0 in dense mode.

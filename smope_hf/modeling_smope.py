@@ -119,7 +119,7 @@ class SMoPEForImageClassification(IncrementalClassifier):
         interpolate_pos_encoding: bool | None = None,
         return_dict: bool | None = None,
     ) -> SMoPEImageClassifierOutput | tuple[Tensor, ...]:
-        """Classify images; with labels also the losses of design.md steps 7 to 9.
+        """Classify images; with labels also the losses of docs/method.md, steps 7 to 9.
 
         Args:
             pixel_values: (B, 3, height, width), as the image processor gives them.

@@ -1,4 +1,4 @@
-"""The optimizer and learning-rate schedule of one training phase (design.md, step 10)."""
+"""The optimizer and learning-rate schedule of one training phase (docs/method.md, step 10)."""
 
 import math
 

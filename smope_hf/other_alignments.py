@@ -1,7 +1,7 @@
 """What other alignments would have reached, measured beside a run's own from one and the same training.
 
-A task's training sees the rows of its own classes alone (design.md, step 9), so how the head was aligned before does
-not reach the prompts: every alignment follows from one training, its statistics and the rows as they were trained.
+A task's training sees the rows of its own classes alone (docs/method.md, step 9), so how the head was aligned before
+does not reach the prompts: every alignment follows from one training, its statistics and the rows as trained.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Prefix experts: routing, attention with prefixes, and the two routing losses (design.md, steps 1 to 8).
+"""Prefix experts: routing, attention with prefixes, and the two routing losses (docs/method.md, steps 1 to 8).
 
 Shapes: B images, H heads, N tokens, d head size, E experts, K selected experts.
 """
@@ -46,7 +46,7 @@ class PrefixExperts(nn.Module):
         self.scores = self.selected = None  # of that pass; collected by `pop_route`
 
     def reset_parameters(self):
-        """Start keys and values uniform in [0, 1), with nothing used, marked or remembered (design.md, step 10)."""
+        """Start keys and values uniform in [0, 1), as published, with nothing used, marked or remembered."""
         init.uniform_(self.keys)
         init.uniform_(self.values)
         for buffer in (self.usage_counts, self.frequently_used, self.previous_keys):

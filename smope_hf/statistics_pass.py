@@ -15,7 +15,7 @@ from .tasks import Task
 
 @torch.no_grad()
 def take_statistics(trainer, task: Task, images: DecodedImages, keep_features: bool = False):
-    """Count usage and take class statistics in one pass at the end of a task (design.md, steps 5 and 11).
+    """Count usage and take class statistics in one pass at the end of a task (docs/method.md, steps 5 and 11).
 
     Args:
         trainer: the [`ContinualTrainer`], whose model counts the usage.

@@ -1,4 +1,4 @@
-"""One phase of a task's training: a fresh optimizer and schedule over some epochs (design.md, step 10)."""
+"""One phase of a task's training: a fresh optimizer and schedule over some epochs (docs/method.md, step 10)."""
 
 from contextlib import nullcontext
 

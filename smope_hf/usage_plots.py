@@ -55,7 +55,7 @@ def plot_expert_usage(
     Raises:
         ValueError: arrays of unequal shapes, negative counts, or another suffix.
 
-    Source: design.md section 2, steps 5 and 6.
+    Source: docs/method.md, steps 5 and 6.
     """
     outlined = {} if frequently_used is None else {"marked as frequently used": frequently_used}
     figure = _usage_map(usage_counts, outlined, layers, title, theme, WIDTH)

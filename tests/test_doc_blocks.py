@@ -21,7 +21,7 @@ NOT_RUN = {
     "choosing-settings.md": Counter(hours=1),
     "demo.md": Counter(devices=1, files=2),
     "hub.md": Counter(network=1, hours=1),
-    "index.md": Counter(network=1),
+    "index.md": Counter(network=2),
     "many-processes.md": Counter(devices=2),
     "methods.md": Counter(hours=2),
 }

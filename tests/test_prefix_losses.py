@@ -1,4 +1,4 @@
-"""The two routing losses, against loops that follow design.md steps 7 and 8 word by word."""
+"""The two routing losses, against loops that follow docs/method.md, steps 7 and 8 word by word."""
 
 import math
 

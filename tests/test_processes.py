@@ -26,7 +26,7 @@ trainer.train()
 
 
 def launch(processes: int, script: Path, *arguments: str):
-    """Start processes over gloo, as design.md, section 5, found to work on a CPU."""
+    """Start processes over gloo, as docs/guides/many-processes.md says for a CPU."""
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     command = [*command, str(script), str(Path(__file__).parent), *arguments, str(processes)]

@@ -170,7 +170,7 @@ def test_wrong_settings_are_refused_by_name(fields, message):
 
 
 VIT_B = {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12}
-PUBLISHED = {"l2p": 4.78, "dualprompt": 1.10, "coda-prompt": 3.99, "ovor": 0.26}  # millions; design.md's table
+PUBLISHED = {"l2p": 4.78, "dualprompt": 1.10, "coda-prompt": 3.99, "ovor": 0.26}  # millions; as published
 
 
 @pytest.mark.parametrize("method", PUBLISHED)

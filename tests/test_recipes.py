@@ -29,7 +29,7 @@ ABLATIONS = {
     "unmasked-routing": {"routing": (None, "unmasked")},
     "random-routing": {"routing": (None, "random")},
 }
-# design.md, step 10: tasks, epsilon, weights of router and prototype loss, learning rate, batch, schedule
+# as published: tasks, epsilon, weights of router and prototype loss, learning rate, batch, schedule
 PUBLISHED = {
     "cifar100": (10, 0.4, 1e-5, 1e-5, 0.005, 128, "cosine"),
     "imagenet-r-5": (5, 0.7, 1e-4, 1e-5, 0.0025, 64, "cosine"),
@@ -110,10 +110,16 @@ def test_a_recipe_of_the_paper_holds_the_published_settings(name):
         "learning_rate": learning_rate, "batch_size": batch, "lr_schedule": schedule, "epochs": 20, "num_experts": 25,
         "top_k": 5, "prefix_lr_multiplier": 5, "weight_decay": 0, "min_learning_rate": 1e-6, "dense_epochs": 10,
         "prompt_layers": [0, 1, 2, 3, 4, 5], "routing": "unmasked", "normalization": "reference",
-        "statistics": "train", "alignment": "gaussian", "alignment_epochs": 50, "alignment_learning_rate": 1e-5,
-        "alignment_weight_decay": 5e-4, "backbone": "google/vit-base-patch16-224-in21k",
+        "statistics": "train", "drift_compensation": "none", "alignment": "gaussian", "alignment_epochs": 50,
+        "alignment_learning_rate": 1e-5, "alignment_weight_decay": 5e-4,
+        "backbone": "google/vit-base-patch16-224-in21k",
     }  # fmt: skip
     assert {key: recipe.get(key) for key in expected} == expected
+    page = (EXAMPLES.parent / "docs" / "differences.md").read_text()
+    (line,) = re.findall(r"^`(--routing [^`]*)` is the published way", page, re.MULTILINE)
+    words = line.split()
+    options = {option[2:].replace("-", "_"): value for option, value in zip(words[::2], words[1::2], strict=True)}
+    assert options and {key: recipe[key] for key in options} == options
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -164,6 +170,7 @@ def test_an_ablation_differs_in_what_it_names_alone(name, backbone):
     (key,) = changed
     header = (RECIPES / "ablations" / f"{name}.yaml").read_text().partition("\nlabel_column")[0]
     assert "Ablation of ../cifar100-short.yaml" in header and f"# Changed    {key}: " in header
+    assert f"examples/train.py examples/recipes/ablations/{name}.yaml " in header
     built = [build_arguments({"dataset": "embedded", **recipe}) for recipe in (short, ablation)]
     assert built[0] != built[1]  # a setting to its default would be no ablation
 
