@@ -12,9 +12,10 @@ method has a row for each of them, all from one training.
 
 The folder gets results.csv, results.md, average_accuracy.png and costs.png: FAA, CAA and FM (mean and standard
 deviation over the seeds, in percent), trained parameters, GFLOPs of an image's forward pass in training and in
-evaluation, seconds of each stage for a task, and peak memory; with an imbalance factor also the recall of the head,
-middle and tail third of the classes, under a run's own alignment. Runs on other tasks than the first one's are
-refused, and so is a folder whose runs were begun with other settings than those given.
+evaluation, seconds of each stage for a task, and peak memory (of the last process where a run was resumed); with an
+imbalance factor also the recall of the head, middle and tail third of the classes, under a run's own alignment. Runs
+on other tasks than the first one's are refused, and so is a folder whose runs were begun with other settings than
+those given.
 
 Each run's folder has a record.json with all that the table says of it. The records alone are enough to make the table
 again, or to add methods to it: copy them into a folder of the same layout and give the same command.
@@ -84,6 +85,10 @@ def settings_of(arguments: list[str]) -> dict:
     if arguments[0].endswith((".yaml", ".yml")):
         arguments = recipe_arguments(read_recipe(arguments[0])) + arguments[1:]
     model, data, args = HfArgumentParser(RUN_ARGUMENTS).parse_args_into_dataclasses(arguments)
+    if not args.save_checkpoints:
+        raise ValueError(
+            "save_checkpoints = False is not allowed here: a run's record is made from its last checkpoint."
+        )
     settings = {**vars(model), **vars(data), **args.recipe()}
     elsewhere = (
         "num_threads",
@@ -127,20 +132,22 @@ def record_of(folder: Path) -> dict:
     """All that a table or a plot says of a run, from its folder."""
     content, manifest = read_json(folder / "metrics.json"), read_json(folder / "manifest.json")
     model = find_checkpoint(folder).load_model(attn_implementation="eager")  # the fused kernels are not counted
-    own = model.closed_form or content["recipe"]["alignment"]
+    joint = "joint_of" in manifest["information"]
+    own = "none" if joint else model.closed_form or content["recipe"]["alignment"]  # one task is never aligned
+    others = {} if joint else content["other_alignments"]
     train, test = gflops(model)
     return {
         "settings": read_json(folder / SETTINGS_FILE),
         "protocol_hash": manifest["information"].get("joint_of", manifest["protocol_hash"]),
         "base_model_fingerprint": model.config.base_model_fingerprint,
-        "joint": "joint_of" in manifest["information"],
+        "joint": joint,
         "accuracy_matrices": {
             own: content["accuracy_matrix"],
-            **{name: other["accuracy_matrix"] for name, other in content["other_alignments"].items()},
+            **{name: other["accuracy_matrix"] for name, other in others.items()},
         },
         "metrics": {
             own: content["metrics"],
-            **{name: other["metrics"] for name, other in content["other_alignments"].items()},
+            **{name: other["metrics"] for name, other in others.items()},
         },
         "parameters": trained_parameters(model),
         "gflops_train": train,
@@ -276,7 +283,8 @@ def main():
             matrices = [AccuracyMatrix.from_json(record["accuracy_matrices"][first]) for record in of_method]
             curves[entry] = [matrix.as_array() for matrix in matrices]
     write_table(rows, options.output_dir)
-    plot_average_accuracy(curves, options.output_dir / "average_accuracy.png")
+    if curves:  # joint runs alone have none
+        plot_average_accuracy(curves, options.output_dir / "average_accuracy.png")
     plot_costs(read_costs(options.output_dir / "results.csv"), options.output_dir / "costs.png")
 
 

@@ -1,11 +1,11 @@
 """Where the time of a whole run goes: how much of it is not forward and backward of the model.
 
     python examples/speed_share.py examples/recipes/cifar100-short.yaml --dataset DATA --backbone BACKBONE \
-        --output_dir runs/share --num_threads 1
+        --output_dir runs/share --num_threads 1 --yardsticks false
 
 Trains as `examples/train.py` does, with the same options, from the data set's loading to the report, and leaves
-share.json beside the run's other files. For devices other than the CPU it waits for the device on both sides of every
-pass, which takes the overlap away.
+share.json beside the run's other files. A whole run in one process: it is not resumed, and has no yardsticks. On CUDA
+it waits for the device on both sides of every pass, which takes the overlap away.
 """
 
 import json
@@ -56,6 +56,10 @@ def main(argv: list[str]) -> dict:
     if argv and argv[0].endswith((".yaml", ".yml")):
         argv = recipe_arguments(read_recipe(argv[0])) + argv[1:]
     model_args, data, args = HfArgumentParser(RUN_ARGUMENTS).parse_args_into_dataclasses(argv)
+    if args.resume or data.yardsticks:
+        sys.exit(
+            "error: a run that is resumed or has yardsticks is not measured. Give --resume false --yardsticks false."
+        )
     began = time.perf_counter()
     if data.num_threads:
         torch.set_num_threads(data.num_threads)

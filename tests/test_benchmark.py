@@ -186,3 +186,15 @@ def test_long_tailed_tasks_report_the_recall_of_head_and_tail(tmp_path, monkeypa
     assert float(own["recall tail"]) == pytest.approx(100 * metrics["recall_few"])
     assert other["alignment"] == "none" and other["recall head"] == ""
     assert "| recall head | recall middle | recall tail |" in (tmp_path / "results.md").read_text()
+
+
+def test_one_task_has_no_alignment_to_compare(tmp_path, monkeypatch):
+    benchmark(monkeypatch, tmp_path, "--alignments", "gaussian", methods="joint", seeds="0")
+    (row,) = csv.DictReader((tmp_path / "results.csv").open(newline="", encoding="utf-8"))
+    assert (row["method"], row["alignment"]) == ("joint", "none")
+
+
+def test_runs_without_checkpoints_are_refused_before_they_train(tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match="save_checkpoints = False is not allowed"):
+        benchmark(monkeypatch, tmp_path, "--save_checkpoints", "false")
+    assert not list(tmp_path.rglob("*.json"))

@@ -17,17 +17,17 @@ TINY = [
 ]  # fmt: skip
 
 
-def run(script, folder):
+def run(script, folder, *options):
     environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
-    command = [sys.executable, str(EXAMPLES / script), *TINY, "--output_dir", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280)
-    assert done.returncode == 0, done.stderr
+    command = [sys.executable, str(EXAMPLES / script), *TINY, "--output_dir", str(folder), *options]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280)
 
 
 @pytest.mark.slow
 def test_it_counts_every_image_and_changes_nothing(tmp_path):
-    run("speed_share.py", tmp_path / "timed")
-    run("train.py", tmp_path / "plain")
+    for script, folder in (("speed_share.py", "timed"), ("train.py", "plain")):
+        done = run(script, tmp_path / folder)
+        assert done.returncode == 0, done.stderr
     for task in ("task-01", "task-02"):
         assert_same_tensors(tmp_path / "timed" / task, tmp_path / "plain" / task)
     found = json.loads((tmp_path / "timed" / "share.json").read_text())
@@ -40,3 +40,10 @@ def test_it_counts_every_image_and_changes_nothing(tmp_path):
     passes = stages["training"] + stages["statistics"] + stages["evaluation"]
     assert 0 < found["inside_the_model"] < passes
     assert found["share_outside"] == pytest.approx(1 - found["inside_the_model"] / found["seconds"])
+
+
+@pytest.mark.parametrize("option", ["--resume", "--yardsticks"])
+def test_a_run_that_it_would_measure_wrongly_is_refused(tmp_path, option):
+    done = run("speed_share.py", tmp_path / "run", option, "true")
+    assert done.returncode == 1 and "Give --resume false --yardsticks false" in done.stderr
+    assert not (tmp_path / "run").exists()
