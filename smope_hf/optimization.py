@@ -10,12 +10,16 @@ from .training_args import ContinualTrainingArguments
 
 
 def build_optimizer(model: IncrementalClassifier, args: ContinualTrainingArguments) -> torch.optim.AdamW:
-    """A fresh AdamW: the head at `learning_rate`, the prefix experts at `prefix_lr_multiplier` times that."""
-    head, prefix = args.learning_rate, args.learning_rate * args.prefix_lr_multiplier
+    """A fresh AdamW: the head at `learning_rate`, everything else at a multiple of it.
+
+    The prompts of a frozen backbone learn at `prefix_lr_multiplier` times the head's rate; a backbone that is trained
+    itself would be destroyed by that, and learns at `backbone_lr_multiplier` times.
+    """
+    multiplier = args.backbone_lr_multiplier if model.trains_backbone else args.prefix_lr_multiplier
     return torch.optim.AdamW(
         [
-            {"params": model.prompt_parameters(), "lr": prefix, "name": "prefix"},
-            {"params": list(model.classifier.parameters()), "lr": head, "name": "head"},
+            {"params": model.prompt_parameters(), "lr": args.learning_rate * multiplier, "name": "prefix"},
+            {"params": list(model.classifier.parameters()), "lr": args.learning_rate, "name": "head"},
         ],
         weight_decay=args.weight_decay,
     )

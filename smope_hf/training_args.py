@@ -38,6 +38,7 @@ class ContinualTrainingArguments(NamedSettings):
     gradient_accumulation_steps: int = _setting(1, "Parts that a batch is computed in, at least 1.")
     learning_rate: float = _setting(0.005, "Peak learning rate of the head, above 0.")
     prefix_lr_multiplier: float = _setting(5.0, "Learning rate of the prefix experts over the head's, above 0.")
+    backbone_lr_multiplier: float = _setting(0.01, "Learning rate of a backbone that is trained over the head's.")
     min_learning_rate: float = _setting(1e-6, "Learning rate at the end of the cosine and during the freeze.")
     freeze_epochs: int = _setting(0, "Epochs at `min_learning_rate` before the cosine starts.")
     lr_schedule: str = _setting("cosine", "Step of the cosine.", ("cosine", "cosine-per-epoch", "constant"))
@@ -112,6 +113,7 @@ class ContinualTrainingArguments(NamedSettings):
             "drift_shrinkage",
             "learning_rate",
             "prefix_lr_multiplier",
+            "backbone_lr_multiplier",
             "alignment_learning_rate",
             "alignment_batch_ratio",
         )

@@ -35,8 +35,9 @@ EXCEPTIONS = {
     "push_to_hub": (), "hub_license": TAKES_TEXT, "hub_model_id": TAKES_TEXT, "backbone_config": (), "tasks": (),
     "settings": (), "prompt_layers": (), "pooling": (), "method": (), "routing": (),
     **dict.fromkeys(
-        ("drift_shrinkage", "learning_rate", "prefix_lr_multiplier", "alignment_learning_rate", "weight_decay",
-         "alignment_weight_decay", "max_grad_norm", "image_cache_gib", "router_loss_coef", "prototype_loss_coef"),
+        ("drift_shrinkage", "learning_rate", "prefix_lr_multiplier", "backbone_lr_multiplier",
+         "alignment_learning_rate", "weight_decay", "alignment_weight_decay", "max_grad_norm", "image_cache_gib",
+         "router_loss_coef", "prototype_loss_coef"),
         ANY_POSITIVE,
     ),
 }  # fmt: skip

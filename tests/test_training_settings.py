@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from smope_hf import ContinualTrainingArguments
 from smope_hf.alignment import ClassStatistics
+from smope_hf.modeling_prompted import PromptedForImageClassification
 from smope_hf.optimization import build_optimizer, build_schedule, learning_rate_at
 from smope_hf.run_state import RunState, check_same_run, versions
 from smope_hf.seeding import derive_generator, derive_seed
@@ -26,6 +27,7 @@ WRONG = [
     ("gradient_accumulation_steps", 0), ("gradient_accumulation_steps", 129),
     ("learning_rate", 0), ("learning_rate", -0.1), ("learning_rate", NAN), ("learning_rate", INFINITE),
     ("learning_rate", "0.005"), ("prefix_lr_multiplier", 0), ("prefix_lr_multiplier", NAN),
+    ("backbone_lr_multiplier", 0),
     ("min_learning_rate", -1e-6), ("min_learning_rate", NAN), ("min_learning_rate", 1.0),
     ("freeze_epochs", -1), ("freeze_epochs", 20), ("freeze_epochs", 1.5),
     ("lr_schedule", "linear"), ("lr_schedule", None), ("weight_decay", -0.1), ("weight_decay", INFINITE),
@@ -166,6 +168,14 @@ def test_the_optimizer_holds_experts_and_head_and_nothing_else():
     assert held[0] == {id(p) for p in model.prefix_experts.parameters()}
     assert held[1] == {id(p) for p in model.classifier.parameters()}
     assert [group["weight_decay"] for group in groups] == [0.1, 0.1]
+
+
+def test_a_backbone_that_is_trained_learns_far_slower_than_its_head():
+    """At the rate of prompts, five times the head's, a pre-trained backbone is destroyed within a task."""
+    model = PromptedForImageClassification.from_backbone(tiny_model().backbone, method="finetune")
+    prompts, head = build_optimizer(model, ContinualTrainingArguments(learning_rate=0.01)).param_groups
+    assert (prompts["lr"], head["lr"]) == pytest.approx((1e-4, 0.01))
+    assert {id(p) for p in model.backbone.parameters()} == {id(p) for p in prompts["params"]}
 
 
 # ---------------------------------------------------------------------- seeds

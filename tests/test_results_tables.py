@@ -1,0 +1,74 @@
+"""`examples/results_tables.py`: what docs/results.md and the README report is what the records say."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[1] / "examples" / "results_tables.py"
+
+
+@pytest.fixture
+def script():
+    spec = importlib.util.spec_from_file_location("example_results_tables", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def check(script, monkeypatch, *options):
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *options])
+    script.main()
+
+
+def test_the_pages_report_what_the_records_say(script, monkeypatch):
+    tables = [name for page in script.PAGES for _, name, _ in script.BLOCK.findall(page.read_text())]
+    assert set(tables) == set(script.TABLES)
+    check(script, monkeypatch, "--check")
+
+
+def test_a_page_that_differs_from_the_records_is_named_and_mended(script, monkeypatch, tmp_path):
+    page = tmp_path / "results.md"
+    page.write_text("Before.\n\n<!-- table: overview -->\n| old |\n<!-- table: end -->\n\nAfter.\n")
+    monkeypatch.setattr(script, "PAGES", (page,))
+    monkeypatch.setattr(script, "CURVE", tmp_path / "curve.png")
+    with pytest.raises(SystemExit, match=r"results\.md"):
+        check(script, monkeypatch, "--check")
+    check(script, monkeypatch)
+    text = page.read_text()
+    assert text.startswith("Before.") and text.endswith("After.\n") and "old" not in text and "| SMoPE | 3 |" in text
+    assert (tmp_path / "curve.png").stat().st_size > 1000
+    check(script, monkeypatch, "--check")
+
+
+def test_every_number_is_the_mean_over_the_seeds_with_its_spread(script, monkeypatch, tmp_path):
+    record = json.loads((script.RECORDS / script.SHORT / "smope" / "seed-0" / "record.json").read_text())
+    for seed, accuracy in enumerate((0.5, 0.6)):
+        record["settings"]["seed"] = seed
+        for metrics in record["metrics"].values():
+            metrics["final_average_accuracy"] = accuracy
+        for entry, lost in (("smope", 0), ("smope-noise_epsilon=0.0", 0.1)):
+            record["metrics"]["lda"]["final_average_accuracy"] = accuracy - lost * (seed + 1)
+            folder = tmp_path / script.SHORT / entry / f"seed-{seed}"
+            folder.mkdir(parents=True)
+            (folder / "record.json").write_text(json.dumps(record))
+    monkeypatch.setattr(script, "RECORDS", tmp_path)
+    assert "| SMoPE | 2 | 55.0 ± 7.1 |" in script.overview()
+    # 50 - 10 and 60 - 20 against 50 and 60
+    assert "| adaptive noise | 2 | 40.0 ± 0.0 | -15.0 ± 7.1 | 55.0 ± 7.1 | +0.0 ± 0.0 |" in script.ablations()
+
+
+def test_a_method_with_one_alignment_has_no_other(script):
+    rows = [line for line in script.alignments().splitlines() if line.startswith("| Nearest class mean")]
+    assert len(rows) == 1 and rows[0].split("|")[3:7] == ["  "] * 4 and "**5" in rows[0]
+
+
+def test_every_protocol_has_a_folder_of_its_own(script):
+    hashes = {}
+    for path in script.RECORDS.rglob("record.json"):
+        place = path.relative_to(script.RECORDS).parts[:-3]
+        hashes.setdefault(place, set()).add(json.loads(path.read_text())["protocol_hash"])
+    assert all(len(found) == 1 for found in hashes.values())
+    assert len(set.union(*hashes.values())) == len(hashes)
