@@ -10,10 +10,10 @@ from .cli_options import ImageColumn, LabelColumn, Revision, given, with_options
 from .training_args import ContinualTrainingArguments
 
 SETTINGS = (
-    "seed", "epochs", "batch_size", "eval_batch_size", "learning_rate", "crop_scale", "crop_ratio",
-    "flip_probability", "alignment", "mixed_precision", "image_cache_gib", "image_cache_dir",
-    "dataloader_num_workers", "on_bad_image", "checkpoint_every", "resume", "hub_private_repo", "hub_include_backbone",
-    "hub_remote_code", "hub_license",
+    "seed", "epochs", "batch_size", "eval_batch_size", "gradient_accumulation_steps", "learning_rate",
+    "min_learning_rate", "freeze_epochs", "crop_scale", "crop_ratio", "flip_probability", "alignment",
+    "mixed_precision", "image_cache_gib", "image_cache_dir", "dataloader_num_workers", "on_bad_image",
+    "checkpoint_every", "resume", "hub_private_repo", "hub_include_backbone", "hub_remote_code", "hub_license",
 )  # fmt: skip
 
 

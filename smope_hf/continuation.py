@@ -44,7 +44,8 @@ def continue_from(
         old_tests: for each learned task its test images, or None; see `smope_hf.known_tasks.load_known_tests`.
         callbacks: told what happens.
         token: for private repositories. Default: the one of `hf auth login` or HF_TOKEN.
-        **settings: fields of [`ContinualTrainingArguments`] that are to differ from the checkpoint's recipe.
+        **settings: fields of [`ContinualTrainingArguments`] that are to differ from the checkpoint's recipe. Of that
+            `compare_alignments` is left out, which needs a run from the first task.
 
     Raises:
         ValueError: for classes that the model knows, a setting that does not exist or is not allowed, or a checkpoint
@@ -86,7 +87,14 @@ def _arguments(recipe: dict, folder: Path, settings: dict) -> ContinualTrainingA
     if wrong:
         nearest = " ".join(filter(None, (nearest_name(name, known) for name in wrong)))
         raise ValueError(f"{wrong} are no training settings. {nearest or 'There are: ' + ', '.join(known) + '.'}")
-    return ContinualTrainingArguments(**{**recipe, **settings})
+    kept = {name: value for name, value in recipe.items() if name not in settings and name != "compare_alignments"}
+    try:
+        return ContinualTrainingArguments(**kept, **settings)
+    except ValueError as error:
+        refused = [name for name in kept if f"ContinualTrainingArguments.{name} = " in str(error)]
+        if not refused:
+            raise
+        raise ValueError(f"{error} It is from the recipe in {folder}: set {refused[0]} too.") from error
 
 
 def _check_whole(folder: Path, tasks: list[list[int]], manifest: dict, statistics):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from runs import assert_same_tensors, read, save_backbone, tiny_stream, tiny_trainer
 
-from smope_hf import ContinualTrainer
+from smope_hf import ContinualTrainer, cli_add_classes
 from smope_hf.checkpoint import load_manifest, load_state
 from smope_hf.continued_stream import ContinuedStream
 from smope_hf.files import write_json
@@ -200,6 +200,45 @@ def test_a_recipe_of_a_newer_version_is_refused(whole, tmp_path):
     (tmp_path / "newer" / "checksums.json").unlink()
     with pytest.raises(ValueError, match=r"\['magic'\].*does not know"):
         ContinualTrainer.from_checkpoint(tmp_path / "newer", new_stream(whole, 3), output_dir=tmp_path / "out")
+def with_recipe(checkpoint, folder, **settings):
+    """A copy of a checkpoint whose recipe has other settings."""
+    shutil.copytree(checkpoint, folder)
+    state = read(folder, "trainer_state.json")
+    write_json(folder / "trainer_state.json", {**state, "recipe": {**state["recipe"], **settings}})
+    (folder / "checksums.json").unlink()
+    return folder
+
+
+def test_alignments_that_the_first_run_compared_do_not_stand_in_the_way(whole, tmp_path):
+    checkpoint = with_recipe(folder_of(whole, 2), tmp_path / "task", compare_alignments=["none"])
+    places = {"output_dir": tmp_path / "out", **COMPUTING}
+    trainer = ContinualTrainer.from_checkpoint(checkpoint, new_stream(whole, 3), **places)
+    assert trainer.args.compare_alignments == [] and not trainer.others.names
+    with pytest.raises(ValueError, match=r"compare_alignments = \['lda'\] is not allowed here.*Leave it out"):
+        ContinualTrainer.from_checkpoint(checkpoint, new_stream(whole, 3), compare_alignments=["lda"], **places)
+
+
+DEPENDENT = [
+    ({"freeze_epochs": 1}, {"epochs": 1}, {"freeze_epochs": 0}),
+    ({"gradient_accumulation_steps": 4}, {"batch_size": 2}, {"gradient_accumulation_steps": 1}),
+    ({"min_learning_rate": 0.001}, {"learning_rate": 0.0001}, {"min_learning_rate": 0.0}),
+]
+
+
+@pytest.mark.parametrize(("recipe", "given", "remedy"), DEPENDENT, ids=lambda part: next(iter(part)))
+def test_a_setting_of_the_recipe_that_a_given_one_does_not_allow_can_be_given_too(
+    whole, tmp_path, recipe, given, remedy
+):
+    (name,) = remedy
+    checkpoint = with_recipe(folder_of(whole, 2), tmp_path / "task", **recipe)
+    places = {"output_dir": tmp_path / "out", **COMPUTING}
+    with pytest.raises(ValueError, match=f"{name} = .*It is from the recipe in .*set {name} too"):
+        ContinualTrainer.from_checkpoint(checkpoint, new_stream(whole, 3), **given, **places)
+    trainer = ContinualTrainer.from_checkpoint(checkpoint, new_stream(whole, 3), **given, **remedy, **places)
+    assert getattr(trainer.args, name) == remedy[name]
+    assert name in cli_add_classes.SETTINGS
+
+
 
 
 def test_what_is_no_checkpoint_says_so(tmp_path):
