@@ -51,7 +51,7 @@ def continue_from(
         ValueError: for classes that the model knows, a setting that does not exist or is not allowed, or a checkpoint
             that cannot be gone on from.
         OSError: when the checkpoint or its base model is not found.
-        FileExistsError: when the output folder holds tasks behind the checkpoint's already.
+        FileExistsError: when the output folder holds tasks behind the checkpoint's already, or those of another run.
     """
     source = find_checkpoint(checkpoint, revision, token=token)
     saved = load_state(source.folder)

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from runs import assert_same_tensors, read, save_backbone, tiny_stream, tiny_trainer
+from safetensors.numpy import load_file, save_file
 
 from smope_hf import ContinualTrainer, cli_add_classes
 from smope_hf.checkpoint import load_manifest, load_state
@@ -95,6 +96,26 @@ def test_a_run_folder_means_its_last_task_and_can_take_the_new_one(whole, tmp_pa
     assert read(tmp_path, "metrics.json")["protocol_hash"] == whole.stream.manifest()["protocol_hash"]
 
 
+@pytest.mark.parametrize("there", [(1, 2), (1,)], ids=["as many tasks", "fewer tasks"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_two_runs_are_not_mixed_in_one_folder(whole, tmp_path, there, resume):
+    """The new task would stand beside another run's task-01 and task-02 as if it followed them."""
+    for number in there:
+        shutil.copytree(folder_of(whole, number), tmp_path / "other" / f"task-{number:02d}")
+    statistics = tmp_path / "other" / f"task-{there[-1]:02d}" / "class_statistics.safetensors"
+    save_file({name: value + 1 for name, value in load_file(statistics).items()}, statistics)
+    with pytest.raises(FileExistsError, match=f"other holds task-0{there[-1]} of another run.*output_dir"):
+        ContinualTrainer.from_checkpoint(
+            folder_of(whole, 2), new_stream(whole, 3), output_dir=tmp_path / "other", resume=resume
+        )
+
+
+def test_a_folder_with_the_task_gone_on_from_alone_takes_the_new_one(whole, tmp_path):
+    shutil.copytree(folder_of(whole, 2), tmp_path / "task-02")  # the older tasks were deleted for room
+    trainer = ContinualTrainer.from_checkpoint(tmp_path / "task-02", new_stream(whole, 3), output_dir=tmp_path)
+    assert trainer.num_known == 2 and trainer.saved_tasks() == []
+
+
 def test_a_run_with_a_gap_is_not_gone_on_from(whole, tmp_path):
     for number in (1, 3):
         shutil.copytree(folder_of(whole, number), tmp_path / f"task-{number:02d}")
@@ -179,27 +200,6 @@ def test_settings_can_differ_from_the_recipe_and_are_recorded(whole, tmp_path):
         ContinualTrainer.from_checkpoint(folder_of(whole, 2), new_stream(whole, 3), output_dir=tmp_path, epoch=1)
 
 
-def test_known_classes_are_refused_by_name_before_any_work(whole, tmp_path):
-    with pytest.raises(ValueError, match=rf"'{whole.stream[0].class_names[0]}' \(task 1\)"):
-        ContinualTrainer.from_checkpoint(folder_of(whole, 2), new_stream(whole, 1), output_dir=tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("file", ["manifest.json", "class_statistics.safetensors"])
-def test_files_of_different_checkpoints_are_told_apart(whole, tmp_path, file):
-    shutil.copytree(folder_of(whole, 2), tmp_path / "mixed")
-    shutil.copy(folder_of(whole, 1) / file, tmp_path / "mixed" / file)
-    with pytest.raises(ValueError, match="mixed"):
-        ContinualTrainer.from_checkpoint(tmp_path / "mixed", new_stream(whole, 3), output_dir=tmp_path / "out")
-
-
-def test_a_recipe_of_a_newer_version_is_refused(whole, tmp_path):
-    shutil.copytree(folder_of(whole, 2), tmp_path / "newer")
-    state = read(tmp_path / "newer", "trainer_state.json")
-    write_json(tmp_path / "newer" / "trainer_state.json", {**state, "recipe": {**state["recipe"], "magic": 1}})
-    (tmp_path / "newer" / "checksums.json").unlink()
-    with pytest.raises(ValueError, match=r"\['magic'\].*does not know"):
-        ContinualTrainer.from_checkpoint(tmp_path / "newer", new_stream(whole, 3), output_dir=tmp_path / "out")
 def with_recipe(checkpoint, folder, **settings):
     """A copy of a checkpoint whose recipe has other settings."""
     shutil.copytree(checkpoint, folder)
@@ -239,6 +239,27 @@ def test_a_setting_of_the_recipe_that_a_given_one_does_not_allow_can_be_given_to
     assert name in cli_add_classes.SETTINGS
 
 
+def test_known_classes_are_refused_by_name_before_any_work(whole, tmp_path):
+    with pytest.raises(ValueError, match=rf"'{whole.stream[0].class_names[0]}' \(task 1\)"):
+        ContinualTrainer.from_checkpoint(folder_of(whole, 2), new_stream(whole, 1), output_dir=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "class_statistics.safetensors"])
+def test_files_of_different_checkpoints_are_told_apart(whole, tmp_path, file):
+    shutil.copytree(folder_of(whole, 2), tmp_path / "mixed")
+    shutil.copy(folder_of(whole, 1) / file, tmp_path / "mixed" / file)
+    with pytest.raises(ValueError, match="mixed"):
+        ContinualTrainer.from_checkpoint(tmp_path / "mixed", new_stream(whole, 3), output_dir=tmp_path / "out")
+
+
+def test_a_recipe_of_a_newer_version_is_refused(whole, tmp_path):
+    shutil.copytree(folder_of(whole, 2), tmp_path / "newer")
+    state = read(tmp_path / "newer", "trainer_state.json")
+    write_json(tmp_path / "newer" / "trainer_state.json", {**state, "recipe": {**state["recipe"], "magic": 1}})
+    (tmp_path / "newer" / "checksums.json").unlink()
+    with pytest.raises(ValueError, match=r"\['magic'\].*does not know"):
+        ContinualTrainer.from_checkpoint(tmp_path / "newer", new_stream(whole, 3), output_dir=tmp_path / "out")
 
 
 def test_what_is_no_checkpoint_says_so(tmp_path):
