@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_options import ImageColumn, LabelColumn, Revision, given, with_options
+from .cli_options import Backbone, ImageColumn, LabelColumn, Revision, given, with_options
 from .training_args import ContinualTrainingArguments
 
 SETTINGS = (
@@ -37,9 +37,7 @@ def add_classes(
     ] = 0.0,
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
-    backbone: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Where the base model is, if not where MODEL says.")
-    ] = None,
+    backbone: Backbone = None,
     push: Annotated[str | None, typer.Option(metavar="REPO", help="Push the new task to this Hub repository.")] = None,
     **options,
 ):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -241,6 +242,21 @@ def test_info_does_not_need_the_backbone(place, tmp_path):
     shown = smope("info", checkpoint).stdout
     assert "gone/away" in shown and "4 in 2 tasks" in shown and "Checkpoints of the run" not in shown
     assert max(map(len, shown.replace(str(checkpoint), "").splitlines())) <= 80
+
+
+def test_a_base_model_that_has_moved_is_named_on_the_command_line(place, tmp_path, monkeypatch):
+    checkpoint, vit = tmp_path / "moved", place / "vit"
+    shutil.copytree(place / "run" / "task-02", checkpoint)
+    config = (checkpoint / "config.json").read_text()
+    (checkpoint / "config.json").write_text(config.replace(str(vit), "/gone/away"))
+    (checkpoint / "checksums.json").unlink()
+    monkeypatch.setattr("smope_hf.exporting.export_model", lambda model, size, path, kind: path.write_text("") or 0.0)
+    evaluate = ("evaluate", checkpoint, "--data", place / "data", "--ignore-unknown", "--json")
+    predict = ("predict", checkpoint, place / "images" / "a.png", "--json")
+    export = ("export", checkpoint, "--output", tmp_path / "out", "--format", "torch")
+    for command in (evaluate, predict, export):
+        assert "on a command line --backbone" in smope(*command, code=2).stderr
+        smope(*command, "--backbone", vit)
 
 
 def health(shares, dead=(), marked=()):
