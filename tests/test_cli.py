@@ -405,6 +405,29 @@ def test_add_classes_takes_no_empty_class_name(place, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_add_classes_reads_new_and_old_images_from_columns_of_different_names(place, tmp_path):
+    """New classes in a folder of images, tests in a data set with two label columns, as CIFAR-100 has."""
+    import datasets
+
+    stream = tiny_stream()
+    for index in range(6):
+        (tmp_path / "photos" / "newcomer").mkdir(parents=True, exist_ok=True)
+        stream[0].train.images([index])[0].save(tmp_path / "photos" / "newcomer" / f"{index}.png")
+    tests = datasets.load_from_disk(str(place / "data"))["test"]
+    tests = tests.rename_columns({"image": "img", "label": "fine_label"}).add_column("coarse_label", [0] * len(tests))
+    tests = tests.cast_column("coarse_label", datasets.ClassLabel(names=["all"]))
+    datasets.DatasetDict({"held_out": tests}).save_to_disk(tmp_path / "tests")
+    command = ("add-classes", place / "run", "--data", tmp_path / "photos", "--output", tmp_path / "out")
+    fine, held_out = ("--test-label-column", "fine_label"), ("--test-split", "held_out")
+    assert "are of --test-data" in fails(*command, *fine)
+    command += ("--test-data", tmp_path / "tests")
+    assert "--test-data" in fails(*command, *fine) and "--test-split" in fails(*command, *fine)
+    assert "several label columns" in fails(*command, *held_out)
+    smope(*command, *fine, *held_out, "--test-image-column", "img", "--epochs", "1")
+    row = json.loads((tmp_path / "out" / "metrics.json").read_text())["accuracy_matrix"][-1]
+    assert None not in row[:3] and row[3] is None
+
+
 def test_another_model_is_told_apart_in_one_line(place):
     assert "model_type = 'vit' is no model of smope_hf" in fails("predict", place / "vit", place / "images/a.png")
 
