@@ -61,7 +61,7 @@ def add_classes(
     What is not set is as the model was trained before.
     """
     from .cli_common import be_quiet, class_tasks, read_config
-    from .hub import local_checkpoint
+    from .continuation import checkpoint_to_continue
     from .tasks import TaskStream
     from .trainer import ContinualTrainer
 
@@ -82,7 +82,9 @@ def add_classes(
     stream = TaskStream.load(data, **tasks, **columns, test_fraction=test_fraction, allow_no_test=test_fraction == 0)
     old_tests = None
     if test_data is not None:
-        known = class_tasks(read_config(local_checkpoint(model, revision)))
+        resume = settings.get("resume", False)
+        start = checkpoint_to_continue(model, stream, output, revision=revision, resume=resume)
+        known = class_tasks(read_config(start.folder))
         old_tests = _old_tests(test_data, known, test_options, columns)
     trainer = ContinualTrainer.from_checkpoint(
         model, stream, output_dir=output, revision=revision, backbone=backbone, old_tests=old_tests, **settings

@@ -7,9 +7,17 @@ from pathlib import Path
 from transformers import AutoImageProcessor
 
 from .callbacks import ContinualCallback
-from .checkpoint import MANIFEST_FILE, STATISTICS_FILE, load_manifest, load_state, load_statistics, statistics_hash
+from .checkpoint import (
+    MANIFEST_FILE,
+    STATISTICS_FILE,
+    load_manifest,
+    load_state,
+    load_statistics,
+    statistics_hash,
+    task_folder,
+)
 from .continued_stream import ContinuedStream
-from .hub_files import find_checkpoint
+from .hub_files import CheckpointSource, find_checkpoint
 from .named_settings import nearest_name
 from .run_state import RunState
 from .task_split import TaskSplit
@@ -36,7 +44,7 @@ def continue_from(
 
     Args:
         trainer_class: [`ContinualTrainer`].
-        checkpoint: Hub id, a task's folder, or a run's folder, whose last task is taken.
+        checkpoint: Hub id, a task's folder, or a run's folder, whose last task is taken; see `checkpoint_to_continue`.
         stream: the new classes only, as tasks of their own.
         output_dir: folder for the new tasks; it may be the run's own.
         revision: branch, tag (such as "task-03") or commit on the Hub.
@@ -53,7 +61,8 @@ def continue_from(
         OSError: when the checkpoint or its base model is not found.
         FileExistsError: when the output folder holds tasks behind the checkpoint's already, or those of another run.
     """
-    source = find_checkpoint(checkpoint, revision, token=token)
+    resume = settings.get("resume", False)
+    source = checkpoint_to_continue(checkpoint, stream, output_dir, revision=revision, resume=resume, token=token)
     saved = load_state(source.folder)
     learned = load_manifest(source.folder)
     statistics, usage_history = load_statistics(source.folder)
@@ -72,6 +81,44 @@ def continue_from(
     trainer = trainer_class(model, args, continued, image_processor, callbacks, state=state)
     trainer.logged_steps = saved["logged_steps"]
     return trainer
+
+
+def checkpoint_to_continue(
+    checkpoint: str | Path,
+    stream: TaskStream,
+    output_dir: str | Path,
+    *,
+    revision: str | None = None,
+    resume: bool = False,
+    token: str | None = None,
+) -> CheckpointSource:
+    """The checkpoint that new tasks follow.
+
+    A run's folder stands for its last task, but when an addition in that very folder is resumed, for the task that the
+    addition began behind: tasks of the stream that it saved before it was stopped are no tasks to follow.
+
+    Args:
+        checkpoint: Hub id, a task's folder, or a run's folder.
+        stream: the new tasks.
+        output_dir: folder for the new tasks.
+        revision: branch, tag or commit on the Hub, or a task of the run's folder.
+        resume: whether an addition that was stopped is to go on.
+        token: for private repositories.
+
+    Raises:
+        OSError, ValueError: as `find_checkpoint` and `load_state`.
+    """
+    source = find_checkpoint(checkpoint, revision, token=token)
+    own_folder = source.commit is None and Path(checkpoint).resolve() == Path(output_dir).resolve()
+    if not resume or revision is not None or not own_folder:
+        return source
+    origin = load_state(source.folder).get("continued_from")
+    if origin is None:
+        return source
+    added = [task["class_names"] for task in load_manifest(source.folder)["tasks"][origin["num_tasks"] :]]
+    same = added == [list(task.class_names) for task in stream][: len(added)]
+    before = task_folder(checkpoint, origin["num_tasks"] - 1)
+    return find_checkpoint(before) if same and before.is_dir() else source
 
 
 def _arguments(recipe: dict, folder: Path, settings: dict) -> ContinualTrainingArguments:

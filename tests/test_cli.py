@@ -428,6 +428,23 @@ def test_add_classes_reads_new_and_old_images_from_columns_of_different_names(pl
     assert None not in row[:3] and row[3] is None
 
 
+def test_add_classes_goes_on_where_its_results_were_not_written(place, tmp_path):
+    run = shutil.copytree(place / "run", tmp_path / "run")
+    learned = (run / "metrics.json").read_text()
+    command = ("add-classes", run, "--data", "embedded", "--classes", "six", "--test-data", place / "data",
+               "--output", run, "--epochs", "1", "--alignment", "ncm")  # fmt: skip
+    smope(*command)
+    whole = json.loads((run / "metrics.json").read_text())
+    shutil.rmtree(run / "results-task-03")
+    (run / "metrics.json").write_text(learned)  # as if it was killed once task-04 was saved
+    smope("report", run, "--output", tmp_path / "page.html")
+    assert "Not finished: 4 tasks learned so far" in (tmp_path / "page.html").read_text()
+    smope(*command, "--resume")
+    found = json.loads((run / "metrics.json").read_text())
+    assert found["metrics"] == whole["metrics"] and found["accuracy_matrix"] == whole["accuracy_matrix"]
+    assert (run / "results-task-03" / "metrics.json").read_text() == learned
+
+
 def test_another_model_is_told_apart_in_one_line(place):
     assert "model_type = 'vit' is no model of smope_hf" in fails("predict", place / "vit", place / "images/a.png")
 

@@ -6,13 +6,15 @@ import shutil
 
 import numpy as np
 import pytest
-from runs import assert_same_tensors, read, save_backbone, tiny_stream, tiny_trainer
+from runs import AtStep, assert_same_tensors, read, save_backbone, tiny_stream, tiny_trainer
 from safetensors.numpy import load_file, save_file
 
 from smope_hf import ContinualTrainer, cli_add_classes
 from smope_hf.checkpoint import load_manifest, load_state
 from smope_hf.continued_stream import ContinuedStream
 from smope_hf.files import write_json
+from smope_hf.run_folder import RunFolder
+from smope_hf.run_warnings import warnings_of_run
 from smope_hf.training_phase import TrainingDivergedError
 from smope_hf.yardsticks import run_yardsticks
 
@@ -80,6 +82,39 @@ def test_several_tasks_can_be_added_and_an_interruption_changes_nothing(whole, t
     attempt(ContinualTrainer, True).train()
     for number in (2, 3):
         assert_same_tensors(tmp_path / f"task-{number:02d}", folder_of(whole, number))
+
+
+def test_an_addition_in_the_runs_own_folder_is_resumed_by_the_same_command(whole, tmp_path):
+    """The folder's last task is a new one by then, and its classes are those to learn."""
+    shutil.copytree(folder_of(whole, 1), tmp_path / "task-01")
+    write_json(tmp_path / "metrics.json", {"accuracy_matrix": [[1.0]], "protocol_hash": "of one task"})
+    assert RunFolder(tmp_path).finished
+
+    def attempt(*numbers, callbacks=(), **settings):
+        return ContinualTrainer.from_checkpoint(
+            tmp_path, new_stream(whole, *numbers), output_dir=tmp_path, callbacks=callbacks, **settings, **COMPUTING
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        attempt(2, 3, callbacks=[AtStep(2, 1, interrupt)]).train()
+    run = RunFolder(tmp_path)  # of two tasks by now, and metrics.json tells of one
+    assert not run.finished and len(run.matrix) == 2 and len(run.manifest["tasks"]) == 2
+    assert "The run is not finished" in warnings_of_run(run)[0]
+    with pytest.raises(ValueError, match="knows these classes already"):
+        attempt(2, 3)
+    assert attempt(3, resume=True).num_known == 2  # other classes are a new addition
+    trainer = attempt(2, 3, resume=True)
+    assert trainer.num_known == 1
+    trainer.train()
+    for number in (2, 3):
+        assert_same_tensors(tmp_path / f"task-{number:02d}", folder_of(whole, number))
+    assert load_state(tmp_path / "task-03")["continued_from"]["num_tasks"] == 1
+    assert read(tmp_path / "results-task-01", "metrics.json")["protocol_hash"] == "of one task"
+    assert RunFolder(tmp_path).finished
+
+
+def interrupt(trainer):
+    raise KeyboardInterrupt
 
 
 def test_a_run_folder_means_its_last_task_and_can_take_the_new_one(whole, tmp_path):
