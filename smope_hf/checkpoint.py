@@ -214,6 +214,26 @@ def statistics_hash(folder: Path) -> str:
     return sha256(folder / STATISTICS_FILE)
 
 
+def check_own_run(output_dir: str | os.PathLike, num_known: int, follows: str | None):
+    """Refuse a folder whose earlier tasks are of another run than the one gone on from; none there is fine.
+
+    Args:
+        output_dir: folder for the new tasks.
+        num_known: tasks that the model knows, at least 1.
+        follows: hash of the class statistics of the last of them; see `statistics_hash`.
+
+    Raises:
+        FileExistsError: when task `num_known` of the folder has other statistics, or only tasks before it are there.
+    """
+    earlier = [folder for folder in map(task_folder, [output_dir] * num_known, range(num_known)) if folder.exists()]
+    last = task_folder(output_dir, num_known - 1)
+    if earlier and not ((last / STATISTICS_FILE).is_file() and statistics_hash(last) == follows):
+        raise FileExistsError(
+            f"{output_dir} holds {earlier[-1].name} of another run than the one that is gone on from, whose "
+            f"{last.name} the new tasks follow. Give a folder of their own as output_dir, or the folder of that run."
+        )
+
+
 def load_state(folder: Path) -> dict:
     """The run as it stood when the folder was written.
 

@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from .cli_options import ImageColumn, LabelColumn, Revision, given, with_options
+from .cli_options import Backbone, ImageColumn, LabelColumn, Revision, given, with_options
 from .training_args import ContinualTrainingArguments
 
 SETTINGS = (
-    "seed", "epochs", "batch_size", "eval_batch_size", "learning_rate", "crop_scale", "crop_ratio",
-    "flip_probability", "alignment", "mixed_precision", "image_cache_gib", "image_cache_dir",
-    "dataloader_num_workers", "on_bad_image", "checkpoint_every", "resume", "hub_private_repo", "hub_include_backbone",
-    "hub_remote_code", "hub_license",
+    "seed", "epochs", "batch_size", "eval_batch_size", "gradient_accumulation_steps", "learning_rate",
+    "min_learning_rate", "freeze_epochs", "crop_scale", "crop_ratio", "flip_probability", "alignment",
+    "mixed_precision", "image_cache_gib", "image_cache_dir", "dataloader_num_workers", "on_bad_image",
+    "checkpoint_every", "resume", "hub_private_repo", "hub_include_backbone", "hub_remote_code", "hub_license",
 )  # fmt: skip
 
 
@@ -37,9 +37,16 @@ def add_classes(
     ] = 0.0,
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
-    backbone: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Where the base model is, if not where MODEL says.")
+    test_image_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of --test-data. Default: --image-column, else as there.")
     ] = None,
+    test_label_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of --test-data. Default: --label-column, else as there.")
+    ] = None,
+    test_split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of --test-data. Default: test, else validation.")
+    ] = None,
+    backbone: Backbone = None,
     push: Annotated[str | None, typer.Option(metavar="REPO", help="Push the new task to this Hub repository.")] = None,
     **options,
 ):
@@ -54,8 +61,7 @@ def add_classes(
     What is not set is as the model was trained before.
     """
     from .cli_common import be_quiet, class_tasks, read_config
-    from .hub import local_checkpoint
-    from .known_tasks import load_known_tests
+    from .continuation import checkpoint_to_continue
     from .tasks import TaskStream
     from .trainer import ContinualTrainer
 
@@ -63,6 +69,9 @@ def add_classes(
     settings = {"disable_progress": not sys.stderr.isatty(), **given(options, ContinualTrainingArguments)}
     settings |= {"push_to_hub": push is not None, "hub_model_id": push}
     columns = {"image_column": image_column, "label_column": label_column}
+    test_options = {"split": test_split, "image_column": test_image_column, "label_column": test_label_column}
+    if test_data is None and any(value is not None for value in test_options.values()):
+        raise ValueError("--test-split, --test-image-column and --test-label-column are of --test-data: give it too")
     if classes is not None:
         names = [name.strip() for name in classes.split(",")]
         if not all(names):
@@ -73,8 +82,10 @@ def add_classes(
     stream = TaskStream.load(data, **tasks, **columns, test_fraction=test_fraction, allow_no_test=test_fraction == 0)
     old_tests = None
     if test_data is not None:
-        known = class_tasks(read_config(local_checkpoint(model, revision)))
-        old_tests = load_known_tests(test_data, known, **columns, ignore_unknown=True)
+        resume = settings.get("resume", False)
+        start = checkpoint_to_continue(model, stream, output, revision=revision, resume=resume)
+        known = class_tasks(read_config(start.folder))
+        old_tests = _old_tests(test_data, known, test_options, columns)
     trainer = ContinualTrainer.from_checkpoint(
         model, stream, output_dir=output, revision=revision, backbone=backbone, old_tests=old_tests, **settings
     )
@@ -82,3 +93,15 @@ def add_classes(
     if old_tests is None:
         trainer.accelerator.print("Old classes were not measured: --test-data takes images of them.")
     trainer.accelerator.print(f"The model with its new classes: {trainer.saved_tasks()[-1]}")
+
+
+def _old_tests(data: str, known: list[list[str]], options: dict, columns: dict) -> list:
+    """Images of the old classes by task; a column that has no option of its own is that of the new images."""
+    from .known_tasks import load_known_tests
+
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        return load_known_tests(data, known, **{**columns, **given}, ignore_unknown=True)
+    except ValueError as error:
+        own = "--test-split, --test-image-column and --test-label-column"
+        raise ValueError(f"--test-data {data}: {error}. Its split and columns: {own}") from error

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_options import AsJson, ImageColumn, LabelColumn, Revision
+from .cli_options import AsJson, Backbone, ImageColumn, LabelColumn, Revision
 
 
 def evaluate(
@@ -28,6 +28,7 @@ def evaluate(
         bool, typer.Option("--skip-bad", help="Leave out images that cannot be used, and list them.")
     ] = False,
     batch_size: Annotated[int, typer.Option(metavar="INT", min=1, help="Images per step.")] = 64,
+    backbone: Backbone = None,
     as_json: AsJson = False,
 ):
     """Measure a model's accuracy on the classes of each task.
@@ -60,7 +61,7 @@ def evaluate(
         ignore_unknown=ignore_unknown,
     )
     tests = checked_tests(tests, tasks, "skip" if skip_bad else "error")
-    report = summary(tasks, tests, measure(checkpoint, tests, batch_size))
+    report = summary(tasks, tests, measure(checkpoint, tests, batch_size, backbone))
     source = next(test.source_split for test in tests if test is not None)
     report = {"model": str(checkpoint), "revision": revision, "data": data, "split": source, **report}
     report["skipped_images"] = [vars(image) for test in tests if test is not None for image in test.skipped]
@@ -69,7 +70,7 @@ def evaluate(
     print_json(report) if as_json else _print_report(report)
 
 
-def measure(checkpoint, tests: list, batch_size: int) -> list[float | None]:
+def measure(checkpoint, tests: list, batch_size: int, backbone: str | None = None) -> list[float | None]:
     """Accuracy of the checkpoint on each task's images; None where there are none."""
     from accelerate import Accelerator
     from accelerate.utils import tqdm
@@ -80,7 +81,7 @@ def measure(checkpoint, tests: list, batch_size: int) -> list[float | None]:
     from .evaluation import predict
 
     accelerator = Accelerator()
-    model = checkpoint.load_model().to(accelerator.device)
+    model = checkpoint.load_model(backbone=backbone).to(accelerator.device)
     processor = AutoImageProcessor.from_pretrained(checkpoint.folder, backend="pil")
     normalize = Normalization.from_processor(processor)
     accuracies: list[float | None] = []

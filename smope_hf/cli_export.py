@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_options import Revision
+from .cli_options import Backbone, Revision
 
 
 def export(
@@ -13,6 +13,7 @@ def export(
     output: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the model, its labels and its processor.")],
     file_format: Annotated[str, typer.Option("--format", metavar="NAME", help="onnx or torch.")] = "onnx",
     revision: Revision = None,
+    backbone: Backbone = None,
 ):
     """Write a model as an ONNX or torch.export program.
 
@@ -35,12 +36,12 @@ def export(
     from .hub import find_checkpoint
 
     be_quiet()
-    path, difference = write_folder(find_checkpoint(model, revision), output, file_format)
+    path, difference = write_folder(find_checkpoint(model, revision), output, file_format, backbone)
     megabytes = path.stat().st_size / 1e6
     typer.echo(f"{path}: {megabytes:.1f} MB, logits the model's own to {difference:.0e} of the largest")
 
 
-def write_folder(checkpoint, output: Path, file_format: str) -> tuple[Path, float]:
+def write_folder(checkpoint, output: Path, file_format: str, backbone: str | None = None) -> tuple[Path, float]:
     """The model's file, `labels.json` (class names in the order of the logits) and `preprocessor_config.json`.
 
     Returns:
@@ -52,7 +53,7 @@ def write_folder(checkpoint, output: Path, file_format: str) -> tuple[Path, floa
     from .exporting import FORMATS, export_model
     from .files import write_json
 
-    model = checkpoint.load_model()
+    model = checkpoint.load_model(backbone=backbone)
     processor = AutoImageProcessor.from_pretrained(checkpoint.folder, backend="pil")
     output.mkdir(parents=True, exist_ok=True)
     path = output / FORMATS[file_format]

@@ -26,6 +26,9 @@ _LEFT_COLUMN = 34  # characters: "--max-train-samples-per-class INT" fits
 Revision = Annotated[
     str | None, typer.Option(metavar="NAME", help="A run's task-02, or a tag, branch or commit on the Hub.")
 ]
+Backbone = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Where the base model is, if not where MODEL says.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
 ImageColumn = Annotated[str | None, typer.Option(metavar="NAME", help="Default: the only Image column.")]
 LabelColumn = Annotated[str | None, typer.Option(metavar="NAME", help="Default: the only ClassLabel column.")]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_options import AsJson, Revision
+from .cli_options import AsJson, Backbone, Revision
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
@@ -19,6 +19,7 @@ def predict(
     top: Annotated[int, typer.Option(metavar="INT", min=1, help="Best classes to show for each image.")] = 5,
     batch_size: Annotated[int, typer.Option(metavar="INT", min=1, help="Images per step.")] = 16,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without images that cannot be read.")] = False,
+    backbone: Backbone = None,
     as_json: AsJson = False,
 ):
     """Classify images. Folders are searched with all folders in them.
@@ -43,7 +44,7 @@ def predict(
         typer.echo(f"skipped {len(bad)} of {len(bad) + len(paths)} images", err=True)
     if not paths:
         raise ValueError(f"none of the {len(bad)} images can be read")
-    predictions = list(classify(find_checkpoint(model, revision), paths, top, batch_size))
+    predictions = list(classify(find_checkpoint(model, revision), paths, top, batch_size, backbone))
     if as_json:
         print_json([{"image": str(path), "predictions": best} for path, best in zip(paths, predictions)])
     else:
@@ -95,12 +96,15 @@ def read_image(path: Path):
     return decode_image(path.read_bytes())
 
 
-def classify(checkpoint, paths: list[Path], top: int, batch_size: int) -> Iterator[list[dict]]:
+def classify(
+    checkpoint, paths: list[Path], top: int, batch_size: int, backbone: str | None = None
+) -> Iterator[list[dict]]:
     """The best classes of each image with their probabilities, best first."""
     from transformers import AutoImageProcessor, pipeline
 
     processor = AutoImageProcessor.from_pretrained(checkpoint.folder, backend="pil")
-    classifier = pipeline("image-classification", model=checkpoint.load_model(), image_processor=processor)
+    model = checkpoint.load_model(backbone=backbone)
+    classifier = pipeline("image-classification", model=model, image_processor=processor)
     top = min(top, classifier.model.config.num_labels)
     for start in range(0, len(paths), batch_size):
         images = [read_image(path) for path in paths[start : start + batch_size]]

@@ -10,6 +10,7 @@ from .safe_json import ADVICE, check_values, read_json, shown
 
 MAX_CONFIG_BYTES = 16 * 2**20
 MAX_CLASSES = 10**5
+BACKBONE_OPTION = "from_pretrained(..., backbone=name_or_path), on a command line --backbone"
 MAX_SIZE = 2**18  # of any number in a backbone's config; keeps every product of sizes within 64 bits
 MAX_SIZES = {"num_hidden_layers": 1024, "num_channels": 1024, "patch_size": 4096, "num_attention_heads": 4096}
 FORBIDDEN = {
@@ -171,7 +172,7 @@ def check_same_backbone(expected, found, source: str):
             raise ValueError(
                 f"The base model {source!r} has {name} = {shown(present)}, but config.json says "
                 f"backbone_config.{name} = {shown(trained_on)}. Give the base model that the checkpoint was trained "
-                "on as from_pretrained(..., backbone=name_or_path)."
+                f"on as {BACKBONE_OPTION}."
             )
 
 
@@ -185,5 +186,5 @@ def check_base_name(name: str, checkpoint: str):
         raise ValueError(
             f"config.json of {checkpoint!r}: base_model_name_or_path = {shown(name)} is a path on its author's "
             "machine, which is not read for a checkpoint from the Hub. Give the base model as "
-            "from_pretrained(..., backbone=name_or_path)."
+            f"{BACKBONE_OPTION}."
         )

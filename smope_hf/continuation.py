@@ -7,9 +7,17 @@ from pathlib import Path
 from transformers import AutoImageProcessor
 
 from .callbacks import ContinualCallback
-from .checkpoint import MANIFEST_FILE, STATISTICS_FILE, load_manifest, load_state, load_statistics, statistics_hash
+from .checkpoint import (
+    MANIFEST_FILE,
+    STATISTICS_FILE,
+    load_manifest,
+    load_state,
+    load_statistics,
+    statistics_hash,
+    task_folder,
+)
 from .continued_stream import ContinuedStream
-from .hub_files import find_checkpoint
+from .hub_files import CheckpointSource, find_checkpoint
 from .named_settings import nearest_name
 from .run_state import RunState
 from .task_split import TaskSplit
@@ -36,7 +44,7 @@ def continue_from(
 
     Args:
         trainer_class: [`ContinualTrainer`].
-        checkpoint: Hub id, a task's folder, or a run's folder, whose last task is taken.
+        checkpoint: Hub id, a task's folder, or a run's folder, whose last task is taken; see `checkpoint_to_continue`.
         stream: the new classes only, as tasks of their own.
         output_dir: folder for the new tasks; it may be the run's own.
         revision: branch, tag (such as "task-03") or commit on the Hub.
@@ -44,15 +52,17 @@ def continue_from(
         old_tests: for each learned task its test images, or None; see `smope_hf.known_tasks.load_known_tests`.
         callbacks: told what happens.
         token: for private repositories. Default: the one of `hf auth login` or HF_TOKEN.
-        **settings: fields of [`ContinualTrainingArguments`] that are to differ from the checkpoint's recipe.
+        **settings: fields of [`ContinualTrainingArguments`] that are to differ from the checkpoint's recipe. Of that
+            `compare_alignments` is left out, which needs a run from the first task.
 
     Raises:
         ValueError: for classes that the model knows, a setting that does not exist or is not allowed, or a checkpoint
             that cannot be gone on from.
         OSError: when the checkpoint or its base model is not found.
-        FileExistsError: when the output folder holds tasks behind the checkpoint's already.
+        FileExistsError: when the output folder holds tasks behind the checkpoint's already, or those of another run.
     """
-    source = find_checkpoint(checkpoint, revision, token=token)
+    resume = settings.get("resume", False)
+    source = checkpoint_to_continue(checkpoint, stream, output_dir, revision=revision, resume=resume, token=token)
     saved = load_state(source.folder)
     learned = load_manifest(source.folder)
     statistics, usage_history = load_statistics(source.folder)
@@ -73,6 +83,44 @@ def continue_from(
     return trainer
 
 
+def checkpoint_to_continue(
+    checkpoint: str | Path,
+    stream: TaskStream,
+    output_dir: str | Path,
+    *,
+    revision: str | None = None,
+    resume: bool = False,
+    token: str | None = None,
+) -> CheckpointSource:
+    """The checkpoint that new tasks follow.
+
+    A run's folder stands for its last task, but when an addition in that very folder is resumed, for the task that the
+    addition began behind: tasks of the stream that it saved before it was stopped are no tasks to follow.
+
+    Args:
+        checkpoint: Hub id, a task's folder, or a run's folder.
+        stream: the new tasks.
+        output_dir: folder for the new tasks.
+        revision: branch, tag or commit on the Hub, or a task of the run's folder.
+        resume: whether an addition that was stopped is to go on.
+        token: for private repositories.
+
+    Raises:
+        OSError, ValueError: as `find_checkpoint` and `load_state`.
+    """
+    source = find_checkpoint(checkpoint, revision, token=token)
+    own_folder = source.commit is None and Path(checkpoint).resolve() == Path(output_dir).resolve()
+    if not resume or revision is not None or not own_folder:
+        return source
+    origin = load_state(source.folder).get("continued_from")
+    if origin is None:
+        return source
+    added = [task["class_names"] for task in load_manifest(source.folder)["tasks"][origin["num_tasks"] :]]
+    same = added == [list(task.class_names) for task in stream][: len(added)]
+    before = task_folder(checkpoint, origin["num_tasks"] - 1)
+    return find_checkpoint(before) if same and before.is_dir() else source
+
+
 def _arguments(recipe: dict, folder: Path, settings: dict) -> ContinualTrainingArguments:
     """The checkpoint's recipe with the caller's settings over it."""
     known = [field.name for field in fields(ContinualTrainingArguments)]
@@ -86,7 +134,14 @@ def _arguments(recipe: dict, folder: Path, settings: dict) -> ContinualTrainingA
     if wrong:
         nearest = " ".join(filter(None, (nearest_name(name, known) for name in wrong)))
         raise ValueError(f"{wrong} are no training settings. {nearest or 'There are: ' + ', '.join(known) + '.'}")
-    return ContinualTrainingArguments(**{**recipe, **settings})
+    kept = {name: value for name, value in recipe.items() if name not in settings and name != "compare_alignments"}
+    try:
+        return ContinualTrainingArguments(**kept, **settings)
+    except ValueError as error:
+        refused = [name for name in kept if f"ContinualTrainingArguments.{name} = " in str(error)]
+        if not refused:
+            raise
+        raise ValueError(f"{error} It is from the recipe in {folder}: set {refused[0]} too.") from error
 
 
 def _check_whole(folder: Path, tasks: list[list[int]], manifest: dict, statistics):

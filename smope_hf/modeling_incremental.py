@@ -1,6 +1,7 @@
 """What every model here has: a frozen ViT under a linear head that grows with the classes."""
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .backbones import build_backbone, family_of, load_backbone, weights_fingerprint
+from .backbones import EMBEDDED, build_backbone, family_of, load_backbone, weights_fingerprint
 from .incremental_head import IncrementalHead
 from .prefix_experts import at_least_float32
 from .pretrained import AdapterCheckpointMixin
@@ -81,7 +82,8 @@ class IncrementalClassifier(AdapterCheckpointMixin, PreTrainedModel):
         """A fresh model on a pre-trained backbone; only prompts and head are new.
 
         Args:
-            backbone: Hub id, folder, "embedded", or a loaded model (which is frozen and used as it is).
+            backbone: Hub id, folder, "embedded", or a loaded model (which is frozen and used as it is). Of a folder
+                the absolute path is recorded, so that checkpoints load from any working directory.
             revision: branch, tag or commit of a Hub id; the commit it stands for is recorded.
             attn_implementation: "sdpa" (default, fused) or "eager" (plain).
             use_safetensors: False also takes a base model whose only weights are pickles; default no pickle is read.
@@ -95,6 +97,8 @@ class IncrementalClassifier(AdapterCheckpointMixin, PreTrainedModel):
             backbone, revision = load_backbone(name, revision, use_safetensors=use_safetensors)
         else:
             name = backbone.config.name_or_path or None
+        if name is not None and name != EMBEDDED and os.path.isdir(name):
+            name = os.path.abspath(name)
         config = cls.config_class(
             backbone_config=backbone.config,
             base_model_name_or_path=name,

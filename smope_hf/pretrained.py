@@ -17,7 +17,7 @@ from .checkpoint_guard import (
     read_tensors,
 )
 from .checksums import check_file, update_checksums
-from .config_guard import check_base_name, check_same_backbone, read_config, sizes_of
+from .config_guard import BACKBONE_OPTION, check_base_name, check_same_backbone, read_config, sizes_of
 from .weight_files import find_checksums, find_file, find_pickle, find_weights, keep_one_layout, read_headers
 
 BACKBONE_PREFIX = "backbone."
@@ -181,7 +181,7 @@ def _load_base(config, name, backbone, use_safetensors: bool, hub: dict) -> PreT
         if source is None:
             raise OSError(
                 f"{str(name)!r} holds experts and head only and does not say which base model they belong to. Give it "
-                "as from_pretrained(..., backbone=name_or_path)."
+                f"as {BACKBONE_OPTION}."
             )
         if not backbone and not os.path.isdir(name):
             check_base_name(source, str(name))
@@ -192,14 +192,14 @@ def _load_base(config, name, backbone, use_safetensors: bool, hub: dict) -> PreT
         except OSError as error:
             raise OSError(
                 f"The base model {source!r} (revision {revision}) of {str(name)!r} could not be loaded: {error}\n"
-                "Give its present place as from_pretrained(..., backbone=name_or_path)."
+                f"Give its present place as {BACKBONE_OPTION}."
             ) from error
     found = weights_fingerprint(base)
     if expected is not None and found != expected:
         raise ValueError(
             f"The weights of {source!r} are not those that {str(name)!r} was trained on: expected the base model "
             f"{config.base_model_name_or_path!r} (revision {config.base_model_revision}) with fingerprint "
-            f"{expected[:16]}..., found {found[:16]}.... Give the right one as from_pretrained(..., backbone=...)."
+            f"{expected[:16]}..., found {found[:16]}.... Give the right one as {BACKBONE_OPTION}."
         )
     shapes = {key: (tuple(tensor.shape), "F32") for key, tensor in base.state_dict().items()}
     sizes = sizes_of(config.backbone_config)

@@ -31,7 +31,8 @@ class RunFolder:
 
     Attributes:
         tasks: the folders of the tasks saved in it, in order; the folder itself where it is a task's.
-        finished: whether the run wrote its results; a run that was cut, or is going on, has not.
+        finished: whether the run wrote the results of all its tasks; a run that was cut, or is going on, has not, nor
+            has one that learned more tasks in its own folder since.
 
     Raises:
         FileNotFoundError: when there are neither results nor a saved task.
@@ -41,14 +42,25 @@ class RunFolder:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.tasks = [self.path] if (self.path / STATE_FILE).is_file() else saved_tasks(self.path)
-        self.finished = (self.path / METRICS_FILE).is_file()
-        if self.finished:
-            self.content = read_json(self.path / METRICS_FILE)
-            check_present(self.content, self.path / METRICS_FILE)
+        results = self._results()
+        self.finished = results is not None
+        if results is not None:
+            self.content = results
         elif self.tasks:
             self.content = load_state(self.tasks[-1])
         else:
             raise FileNotFoundError(f"{path} holds no run: there is neither {METRICS_FILE} nor a task-NN folder in it")
+
+    def _results(self) -> dict | None:
+        """What the run wrote of all its tasks at its end; None where it did not, or has learned more since."""
+        file = self.path / METRICS_FILE
+        if not file.is_file():
+            return None
+        content = read_json(file)
+        check_present(content, file)
+        last = task_index(self.tasks[-1].name) if self.tasks else None
+        stale = last is not None and len(content.get("accuracy_matrix", range(last + 1))) <= last
+        return None if stale else content
 
     @cached_property
     def matrix(self) -> AccuracyMatrix:
@@ -90,7 +102,7 @@ class RunFolder:
     @cached_property
     def manifest(self) -> dict | None:
         """Of the run's tasks, or where the run was cut, of the tasks learned; None where there is none."""
-        places = [self.path, *self.tasks[-1:]]
+        places = [self.path, *self.tasks[-1:]] if self.finished else [*self.tasks[-1:], self.path]
         file = next((folder / MANIFEST_FILE for folder in places if (folder / MANIFEST_FILE).is_file()), None)
         if file is None:
             return None

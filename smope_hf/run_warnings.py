@@ -32,8 +32,8 @@ def _progress(run: RunFolder) -> list[str]:
     found = []
     if not run.finished:
         found.append(
-            f"The run is not finished: there is no {METRICS_FILE}. The last task learned is {len(run.matrix)}; "
-            "give the run's command again with --resume to go on."
+            f"The run is not finished: there is no {METRICS_FILE} of all its tasks. The last task learned is "
+            f"{len(run.matrix)}; give the run's command again with --resume to go on."
         )
     if not run.matrix.is_complete:
         found.append(

@@ -56,7 +56,8 @@ class ContinualTrainer(PushesToHub):
 
     Raises:
         ValueError: when the model knows classes and no state comes with it, or an image cannot be used.
-        FileExistsError: when the output folder holds a run and `args.resume` is off.
+        FileExistsError: when the output folder holds a run and `args.resume` is off, or another run than the one that
+            the model's classes are from.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class ContinualTrainer(PushesToHub):
         self.num_known = len(model.config.tasks)
         self.args = args
         self.signals, self.mid_task = StopSignals(), MidTask(self)
-        self._check_output_dir()
+        self._check_output_dir(state)
         self.image_processor = as_trained(image_processor, args.normalization)
         self.callbacks = list(callbacks)
         trackers = None if args.report_to == "none" else args.report_to
@@ -274,8 +275,10 @@ class ContinualTrainer(PushesToHub):
         """The folders of the tasks that this run has saved; not those of a run that it goes on from."""
         return checkpoint.saved_tasks(self.args.output_dir, self.num_known)
 
-    def _check_output_dir(self):
+    def _check_output_dir(self, state: RunState | None):
         saved, folder = self.saved_tasks(), self.args.output_dir
+        if self.num_known:
+            checkpoint.check_own_run(folder, self.num_known, state.follows)
         if (saved or has_state(folder)) and not self.args.resume:
             training = f"a task in training, in {self.mid_task.folder}"
             what = f"learned tasks, up to {saved[-1].name}" if saved else training

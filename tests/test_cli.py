@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -243,6 +244,21 @@ def test_info_does_not_need_the_backbone(place, tmp_path):
     assert max(map(len, shown.replace(str(checkpoint), "").splitlines())) <= 80
 
 
+def test_a_base_model_that_has_moved_is_named_on_the_command_line(place, tmp_path, monkeypatch):
+    checkpoint, vit = tmp_path / "moved", place / "vit"
+    shutil.copytree(place / "run" / "task-02", checkpoint)
+    config = (checkpoint / "config.json").read_text()
+    (checkpoint / "config.json").write_text(config.replace(str(vit), "/gone/away"))
+    (checkpoint / "checksums.json").unlink()
+    monkeypatch.setattr("smope_hf.exporting.export_model", lambda model, size, path, kind: path.write_text("") or 0.0)
+    evaluate = ("evaluate", checkpoint, "--data", place / "data", "--ignore-unknown", "--json")
+    predict = ("predict", checkpoint, place / "images" / "a.png", "--json")
+    export = ("export", checkpoint, "--output", tmp_path / "out", "--format", "torch")
+    for command in (evaluate, predict, export):
+        assert "on a command line --backbone" in smope(*command, code=2).stderr
+        smope(*command, "--backbone", vit)
+
+
 def health(shares, dead=(), marked=()):
     layer = {
         "layer": 3,
@@ -387,6 +403,46 @@ def test_add_classes_takes_no_empty_class_name(place, tmp_path):
         options = ("--data", "embedded", "--classes", classes, "--output", tmp_path / "out")
         assert "has an empty name" in fails("add-classes", place / "run", *options)
     assert not list(tmp_path.iterdir())
+
+
+def test_add_classes_reads_new_and_old_images_from_columns_of_different_names(place, tmp_path):
+    """New classes in a folder of images, tests in a data set with two label columns, as CIFAR-100 has."""
+    import datasets
+
+    stream = tiny_stream()
+    for index in range(6):
+        (tmp_path / "photos" / "newcomer").mkdir(parents=True, exist_ok=True)
+        stream[0].train.images([index])[0].save(tmp_path / "photos" / "newcomer" / f"{index}.png")
+    tests = datasets.load_from_disk(str(place / "data"))["test"]
+    tests = tests.rename_columns({"image": "img", "label": "fine_label"}).add_column("coarse_label", [0] * len(tests))
+    tests = tests.cast_column("coarse_label", datasets.ClassLabel(names=["all"]))
+    datasets.DatasetDict({"held_out": tests}).save_to_disk(tmp_path / "tests")
+    command = ("add-classes", place / "run", "--data", tmp_path / "photos", "--output", tmp_path / "out")
+    fine, held_out = ("--test-label-column", "fine_label"), ("--test-split", "held_out")
+    assert "are of --test-data" in fails(*command, *fine)
+    command += ("--test-data", tmp_path / "tests")
+    assert "--test-data" in fails(*command, *fine) and "--test-split" in fails(*command, *fine)
+    assert "several label columns" in fails(*command, *held_out)
+    smope(*command, *fine, *held_out, "--test-image-column", "img", "--epochs", "1")
+    row = json.loads((tmp_path / "out" / "metrics.json").read_text())["accuracy_matrix"][-1]
+    assert None not in row[:3] and row[3] is None
+
+
+def test_add_classes_goes_on_where_its_results_were_not_written(place, tmp_path):
+    run = shutil.copytree(place / "run", tmp_path / "run")
+    learned = (run / "metrics.json").read_text()
+    command = ("add-classes", run, "--data", "embedded", "--classes", "six", "--test-data", place / "data",
+               "--output", run, "--epochs", "1", "--alignment", "ncm")  # fmt: skip
+    smope(*command)
+    whole = json.loads((run / "metrics.json").read_text())
+    shutil.rmtree(run / "results-task-03")
+    (run / "metrics.json").write_text(learned)  # as if it was killed once task-04 was saved
+    smope("report", run, "--output", tmp_path / "page.html")
+    assert "Not finished: 4 tasks learned so far" in (tmp_path / "page.html").read_text()
+    smope(*command, "--resume")
+    found = json.loads((run / "metrics.json").read_text())
+    assert found["metrics"] == whole["metrics"] and found["accuracy_matrix"] == whole["accuracy_matrix"]
+    assert (run / "results-task-03" / "metrics.json").read_text() == learned
 
 
 def test_another_model_is_told_apart_in_one_line(place):

@@ -6,12 +6,15 @@ import shutil
 
 import numpy as np
 import pytest
-from runs import assert_same_tensors, read, save_backbone, tiny_stream, tiny_trainer
+from runs import AtStep, assert_same_tensors, read, save_backbone, tiny_stream, tiny_trainer
+from safetensors.numpy import load_file, save_file
 
-from smope_hf import ContinualTrainer
+from smope_hf import ContinualTrainer, cli_add_classes
 from smope_hf.checkpoint import load_manifest, load_state
 from smope_hf.continued_stream import ContinuedStream
 from smope_hf.files import write_json
+from smope_hf.run_folder import RunFolder
+from smope_hf.run_warnings import warnings_of_run
 from smope_hf.training_phase import TrainingDivergedError
 from smope_hf.yardsticks import run_yardsticks
 
@@ -81,6 +84,39 @@ def test_several_tasks_can_be_added_and_an_interruption_changes_nothing(whole, t
         assert_same_tensors(tmp_path / f"task-{number:02d}", folder_of(whole, number))
 
 
+def test_an_addition_in_the_runs_own_folder_is_resumed_by_the_same_command(whole, tmp_path):
+    """The folder's last task is a new one by then, and its classes are those to learn."""
+    shutil.copytree(folder_of(whole, 1), tmp_path / "task-01")
+    write_json(tmp_path / "metrics.json", {"accuracy_matrix": [[1.0]], "protocol_hash": "of one task"})
+    assert RunFolder(tmp_path).finished
+
+    def attempt(*numbers, callbacks=(), **settings):
+        return ContinualTrainer.from_checkpoint(
+            tmp_path, new_stream(whole, *numbers), output_dir=tmp_path, callbacks=callbacks, **settings, **COMPUTING
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        attempt(2, 3, callbacks=[AtStep(2, 1, interrupt)]).train()
+    run = RunFolder(tmp_path)  # of two tasks by now, and metrics.json tells of one
+    assert not run.finished and len(run.matrix) == 2 and len(run.manifest["tasks"]) == 2
+    assert "The run is not finished" in warnings_of_run(run)[0]
+    with pytest.raises(ValueError, match="knows these classes already"):
+        attempt(2, 3)
+    assert attempt(3, resume=True).num_known == 2  # other classes are a new addition
+    trainer = attempt(2, 3, resume=True)
+    assert trainer.num_known == 1
+    trainer.train()
+    for number in (2, 3):
+        assert_same_tensors(tmp_path / f"task-{number:02d}", folder_of(whole, number))
+    assert load_state(tmp_path / "task-03")["continued_from"]["num_tasks"] == 1
+    assert read(tmp_path / "results-task-01", "metrics.json")["protocol_hash"] == "of one task"
+    assert RunFolder(tmp_path).finished
+
+
+def interrupt(trainer):
+    raise KeyboardInterrupt
+
+
 def test_a_run_folder_means_its_last_task_and_can_take_the_new_one(whole, tmp_path):
     for number in (1, 2):
         shutil.copytree(folder_of(whole, number), tmp_path / f"task-{number:02d}")
@@ -93,6 +129,26 @@ def test_a_run_folder_means_its_last_task_and_can_take_the_new_one(whole, tmp_pa
     assert (tmp_path / "results-task-02" / "report.html").read_text() == "of two tasks"
     assert "It went on from a checkpoint on disk" in (tmp_path / "report.html").read_text()
     assert read(tmp_path, "metrics.json")["protocol_hash"] == whole.stream.manifest()["protocol_hash"]
+
+
+@pytest.mark.parametrize("there", [(1, 2), (1,)], ids=["as many tasks", "fewer tasks"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_two_runs_are_not_mixed_in_one_folder(whole, tmp_path, there, resume):
+    """The new task would stand beside another run's task-01 and task-02 as if it followed them."""
+    for number in there:
+        shutil.copytree(folder_of(whole, number), tmp_path / "other" / f"task-{number:02d}")
+    statistics = tmp_path / "other" / f"task-{there[-1]:02d}" / "class_statistics.safetensors"
+    save_file({name: value + 1 for name, value in load_file(statistics).items()}, statistics)
+    with pytest.raises(FileExistsError, match=f"other holds task-0{there[-1]} of another run.*output_dir"):
+        ContinualTrainer.from_checkpoint(
+            folder_of(whole, 2), new_stream(whole, 3), output_dir=tmp_path / "other", resume=resume
+        )
+
+
+def test_a_folder_with_the_task_gone_on_from_alone_takes_the_new_one(whole, tmp_path):
+    shutil.copytree(folder_of(whole, 2), tmp_path / "task-02")  # the older tasks were deleted for room
+    trainer = ContinualTrainer.from_checkpoint(tmp_path / "task-02", new_stream(whole, 3), output_dir=tmp_path)
+    assert trainer.num_known == 2 and trainer.saved_tasks() == []
 
 
 def test_a_run_with_a_gap_is_not_gone_on_from(whole, tmp_path):
@@ -177,6 +233,45 @@ def test_settings_can_differ_from_the_recipe_and_are_recorded(whole, tmp_path):
     assert trainer.args.recipe() == {**recipe, "epochs": 1, "alignment": "none"}
     with pytest.raises(ValueError, match="'epoch'.*no training settings.*epochs"):
         ContinualTrainer.from_checkpoint(folder_of(whole, 2), new_stream(whole, 3), output_dir=tmp_path, epoch=1)
+
+
+def with_recipe(checkpoint, folder, **settings):
+    """A copy of a checkpoint whose recipe has other settings."""
+    shutil.copytree(checkpoint, folder)
+    state = read(folder, "trainer_state.json")
+    write_json(folder / "trainer_state.json", {**state, "recipe": {**state["recipe"], **settings}})
+    (folder / "checksums.json").unlink()
+    return folder
+
+
+def test_alignments_that_the_first_run_compared_do_not_stand_in_the_way(whole, tmp_path):
+    checkpoint = with_recipe(folder_of(whole, 2), tmp_path / "task", compare_alignments=["none"])
+    places = {"output_dir": tmp_path / "out", **COMPUTING}
+    trainer = ContinualTrainer.from_checkpoint(checkpoint, new_stream(whole, 3), **places)
+    assert trainer.args.compare_alignments == [] and not trainer.others.names
+    with pytest.raises(ValueError, match=r"compare_alignments = \['lda'\] is not allowed here.*Leave it out"):
+        ContinualTrainer.from_checkpoint(checkpoint, new_stream(whole, 3), compare_alignments=["lda"], **places)
+
+
+DEPENDENT = [
+    ({"freeze_epochs": 1}, {"epochs": 1}, {"freeze_epochs": 0}),
+    ({"gradient_accumulation_steps": 4}, {"batch_size": 2}, {"gradient_accumulation_steps": 1}),
+    ({"min_learning_rate": 0.001}, {"learning_rate": 0.0001}, {"min_learning_rate": 0.0}),
+]
+
+
+@pytest.mark.parametrize(("recipe", "given", "remedy"), DEPENDENT, ids=lambda part: next(iter(part)))
+def test_a_setting_of_the_recipe_that_a_given_one_does_not_allow_can_be_given_too(
+    whole, tmp_path, recipe, given, remedy
+):
+    (name,) = remedy
+    checkpoint = with_recipe(folder_of(whole, 2), tmp_path / "task", **recipe)
+    places = {"output_dir": tmp_path / "out", **COMPUTING}
+    with pytest.raises(ValueError, match=f"{name} = .*It is from the recipe in .*set {name} too"):
+        ContinualTrainer.from_checkpoint(checkpoint, new_stream(whole, 3), **given, **places)
+    trainer = ContinualTrainer.from_checkpoint(checkpoint, new_stream(whole, 3), **given, **remedy, **places)
+    assert getattr(trainer.args, name) == remedy[name]
+    assert name in cli_add_classes.SETTINGS
 
 
 def test_known_classes_are_refused_by_name_before_any_work(whole, tmp_path):

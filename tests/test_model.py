@@ -148,6 +148,23 @@ def test_adapter_checkpoint_holds_no_backbone_and_finds_its_base(base, tmp_path)
     assert_equal_states(model, moved)
 
 
+def test_a_checkpoint_on_a_relative_folder_loads_from_anywhere(base, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = SMoPEForImageClassification.from_backbone("base", num_labels=2)
+    assert model.config.base_model_name_or_path == str(base)
+    assert SMoPEForImageClassification.from_backbone(model.backbone).config.base_model_name_or_path == str(base)
+    model.save_pretrained("adapter")
+    model.config.base_model_name_or_path = "base"  # as older versions recorded it
+    model.save_pretrained("older")
+    assert_equal_states(model, SMoPEForImageClassification.from_pretrained("older"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert_equal_states(model, SMoPEForImageClassification.from_pretrained("../adapter"))
+    with pytest.raises(OSError, match="on a command line --backbone"):
+        SMoPEForImageClassification.from_pretrained("../older")
+    assert_equal_states(model, SMoPEForImageClassification.from_pretrained("../older", backbone="../base"))
+
+
 def test_another_base_is_refused(base, tmp_path, model_type):
     model = SMoPEForImageClassification.from_backbone(str(base), num_labels=2)
     model.save_pretrained(tmp_path / "adapter")
