@@ -145,14 +145,16 @@ def stage(
     config = config_of(folder)
     model_class = MODEL_CLASSES[config.model_type]
     standalone = include_backbone or config.base_model_name_or_path is None
-    if include_backbone and config.base_model_name_or_path is not None:
+    model_files = folder
+    if include_backbone and config.base_model_name_or_path is not None:  # without a name the backbone is in there
         files = {path: file for path, file in files.items() if not any(Path(path).match(w) for w in WEIGHTS)}
         model = model_class.from_pretrained(folder, **({"token": token} if token else {}))
         if not is_hub_id(config.base_model_name_or_path) and config.base_model_name_or_path != EMBEDDED:
             model.config.base_model_name_or_path = None  # a folder's place is nobody's business
         model.save_pretrained(scratch, include_backbone=True)
+        model_files = scratch
     if remote_code:
-        content = json.loads(((scratch if include_backbone else folder) / CONFIG_FILE).read_text(encoding="utf-8"))
+        content = json.loads((model_files / CONFIG_FILE).read_text(encoding="utf-8"))
         write_json(scratch / CONFIG_FILE, {**content, "auto_map": auto_map(model_class)})
         files |= {file.name: file for file in code_files(model_class)}
     state, manifest = load_state(folder), load_manifest(folder)

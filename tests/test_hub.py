@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hub_client import Client, RemoteError
 from hub_server import HubServer
-from runs import read, save_backbone, tiny_trainer
+from runs import read, save_backbone, tiny_stream, tiny_trainer
 
 TRAIN = """
 import sys
@@ -410,6 +410,28 @@ def test_with_its_backbone_a_local_model_can_be_shared(hub, alice, bob, local_ru
     folder = bob("str(local_checkpoint(given['repo']))", repo=repo)
     texts = "".join(open(f"{folder}/{name}").read() for name in ("config.json", "trainer_state.json", "manifest.json"))
     assert "secret" not in texts and read(Path(folder), "config.json").get("base_model_name_or_path") is None
+
+
+@pytest.fixture(scope="module")
+def nameless_run(tmp_path_factory):
+    """One task on a loaded base model that has no name: its checkpoints hold the backbone."""
+    backbone, folder = save_backbone(tmp_path_factory.mktemp("backbone")), tmp_path_factory.mktemp("nameless-run")
+    trainer = tiny_trainer(backbone, folder, stream=tiny_stream(num_tasks=1))
+    config = trainer.model.config
+    config.base_model_name_or_path = config.base_model_revision = config.base_model_fingerprint = None
+    trainer.train()
+    return folder
+
+
+@pytest.mark.parametrize("remote_code", [False, True])
+@pytest.mark.parametrize("include_backbone", [False, True])
+def test_a_backbone_without_a_name_goes_along(alice, bob, nameless_run, repo, include_backbone, remote_code):
+    options = {"include_backbone": include_backbone, "remote_code": remote_code}
+    alice(PUSH, run=str(nameless_run), repo=repo, options=options)
+    values = "SMoPEForImageClassification.from_pretrained(given['model'])(torch.ones(1, 3, 16, 16)).logits.tolist()"
+    assert bob(values, model=repo) == alice(values, model=str(nameless_run / "task-01"))
+    config = json.loads(bob("open(local_checkpoint(given['repo']) / 'config.json').read()", repo=repo))
+    assert ("auto_map" in config) == remote_code and config.get("base_model_name_or_path") is None
 
 
 # ---------------------------------------------------------------------- the card
