@@ -6,11 +6,16 @@ import re
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hub_client import Client, RemoteError
 from hub_server import HubServer
 from runs import read, save_backbone, tiny_stream, tiny_trainer
+from typer.main import get_command
+
+from smope_hf.cli import app
+from smope_hf.hub_files import check_can_be_shared
 
 TRAIN = """
 import sys
@@ -398,6 +403,17 @@ def test_what_nobody_else_could_load_is_refused_before_anything_is_made(hub, ali
     with pytest.raises(RemoteError, match="a folder of this machine.*include_backbone"):
         alice(PUSH, run=str(local_run), repo=repo)
     assert not any("/repos/create" in entry["path"] for entry in hub.log())
+
+
+@pytest.mark.parametrize("base, remote_code", [("/home/me/my-vit", False), ("embedded", True)])
+def test_the_option_that_helps_is_named_as_each_command_calls_it(base, remote_code):
+    config = SimpleNamespace(base_model_name_or_path=base, base_model_revision=None)
+    with pytest.raises(ValueError) as caught:
+        check_can_be_shared(config, include_backbone=False, remote_code=remote_code)
+    training, commands = "--hub-include-backbone", get_command(app).commands
+    for command, option in {"push": "--include-backbone", "train": training, "add-classes": training}.items():
+        assert re.search(rf"[ (]{option} of .*`smope {command}`", str(caught.value))
+        assert option in [name.replace("_", "-") for param in commands[command].params for name in param.opts]
 
 
 def test_with_its_backbone_a_local_model_can_be_shared(hub, alice, bob, local_run, repo):
