@@ -37,6 +37,10 @@ from .safe_json import read_json
 
 MARK = "smope-checkpoint: "  # before the hash in a commit's message
 CARD_FILE, CONFIG_FILE = "README.md", "config.json"
+WITH_BACKBONE = (  # how to ask for it, in Python and on the command line
+    "include_backbone (--include-backbone of `smope push`, --hub-include-backbone of `smope train` and `smope "
+    "add-classes`)"
+)
 PROCESSOR = ("preprocessor_config.json", "processor_config.json")
 FILES = (CONFIG_FILE, *WEIGHTS, STATISTICS_FILE, ROUTING_FILE, STATE_FILE, MANIFEST_FILE, *PROCESSOR, CHECKSUMS_FILE)
 
@@ -111,12 +115,12 @@ def check_can_be_shared(config, include_backbone: bool, remote_code: bool):
     if base == EMBEDDED and remote_code:
         raise ValueError(
             "remote_code is for machines without smope_hf, but the base model 'embedded' comes with smope_hf. Set "
-            "include_backbone too."
+            f"{WITH_BACKBONE} too."
         )
     if base != EMBEDDED and (not is_hub_id(base) or config.base_model_revision is None):  # the Hub's have a commit
         raise ValueError(
             f"The base model is {base!r}, a folder of this machine: nobody else could load the model. Set "
-            "include_backbone to push standalone models, or train on a base model of the Hub."
+            f"{WITH_BACKBONE} to push standalone models, or train on a base model of the Hub."
         )
 
 
@@ -145,14 +149,16 @@ def stage(
     config = config_of(folder)
     model_class = MODEL_CLASSES[config.model_type]
     standalone = include_backbone or config.base_model_name_or_path is None
-    if include_backbone and config.base_model_name_or_path is not None:
+    model_files = folder
+    if include_backbone and config.base_model_name_or_path is not None:  # without a name the backbone is in there
         files = {path: file for path, file in files.items() if not any(Path(path).match(w) for w in WEIGHTS)}
         model = model_class.from_pretrained(folder, **({"token": token} if token else {}))
         if not is_hub_id(config.base_model_name_or_path) and config.base_model_name_or_path != EMBEDDED:
             model.config.base_model_name_or_path = None  # a folder's place is nobody's business
         model.save_pretrained(scratch, include_backbone=True)
+        model_files = scratch
     if remote_code:
-        content = json.loads(((scratch if include_backbone else folder) / CONFIG_FILE).read_text(encoding="utf-8"))
+        content = json.loads((model_files / CONFIG_FILE).read_text(encoding="utf-8"))
         write_json(scratch / CONFIG_FILE, {**content, "auto_map": auto_map(model_class)})
         files |= {file.name: file for file in code_files(model_class)}
     state, manifest = load_state(folder), load_manifest(folder)

@@ -15,11 +15,28 @@ from .prefix_experts import at_least_float32
 from .pretrained import AdapterCheckpointMixin
 
 
+class Binding:
+    """What one model has put into its backbone's attention; a backbone holds that of its newest model alone."""
+
+    def __init__(self):
+        self.places: list[tuple[nn.Module, str]] = []
+
+    def put(self, module: nn.Module, name: str, part: nn.Module):
+        module.__dict__[name] = part  # not registered: the backbone's tree stays as it is
+        self.places.append((module, name))
+
+    def release(self):
+        for module, name in self.places:
+            module.__dict__.pop(name, None)
+
+
 class IncrementalClassifier(AdapterCheckpointMixin, PreTrainedModel):
     """A ViT and a growing linear head; a subclass puts something trainable into the attention of some layers.
 
     A subclass sets `ATTENTION`, the names in transformers' AttentionInterface of its fused and plain attention, calls
     `bind(layer, part)` for each attention module that has a part of its own, and `complete()` at the end.
+
+    A backbone serves one model: a new model on it takes it over, and a model that had it before can no longer run.
 
     Args:
         config: with `backbone_config`, `pooling` and `tasks`; the backbone gets random weights.
@@ -47,6 +64,7 @@ class IncrementalClassifier(AdapterCheckpointMixin, PreTrainedModel):
         attention = self._attention_name(config._attn_implementation)
         self.family = family_of(config.backbone_config)
         self.backbone = build_backbone(config.backbone_config, attention) if backbone is None else backbone
+        self.binding = self._take_over()
         self.backbone.config._attn_implementation_internal = attention
         config.backbone_config = self.backbone.config
 
@@ -58,7 +76,22 @@ class IncrementalClassifier(AdapterCheckpointMixin, PreTrainedModel):
 
     def bind(self, layer: int, part: nn.Module):
         """Let a layer's attention find its part, without registering that in the backbone's tree."""
-        self.family.attention_modules(self.backbone)[layer].__dict__[self.BINDING] = part
+        self.binding.put(self.family.attention_modules(self.backbone)[layer], self.BINDING, part)
+
+    def _take_over(self) -> Binding:
+        before = self.backbone.__dict__.get("smope_binding")
+        if before is not None:
+            before.release()
+        self.backbone.smope_binding = Binding()
+        return self.backbone.smope_binding
+
+    def _check_not_taken_over(self):
+        if getattr(self.backbone, "smope_binding", None) is not self.binding:
+            raise RuntimeError(
+                f"This {type(self).__name__} has lost its backbone: another model was made on the same backbone "
+                "object later, and its attention would run here. Give each model a backbone of its own: load it once "
+                "for each, or make the models with from_backbone(copy.deepcopy(backbone), ...)."
+            )
 
     def freeze_backbone(self):
         """Make everything but the backbone trainable."""
@@ -82,8 +115,9 @@ class IncrementalClassifier(AdapterCheckpointMixin, PreTrainedModel):
         """A fresh model on a pre-trained backbone; only prompts and head are new.
 
         Args:
-            backbone: Hub id, folder, "embedded", or a loaded model (which is frozen and used as it is). Of a folder
-                the absolute path is recorded, so that checkpoints load from any working directory.
+            backbone: Hub id, folder, "embedded", or a loaded model (which is frozen and used as it is, by this model
+                alone: one made on it before raises a RuntimeError in its next pass). Of a folder the absolute path is
+                recorded, so that checkpoints load from any working directory.
             revision: branch, tag or commit of a Hub id; the commit it stands for is recorded.
             attn_implementation: "sdpa" (default, fused) or "eager" (plain).
             use_safetensors: False also takes a base model whose only weights are pickles; default no pickle is read.
@@ -123,7 +157,9 @@ class IncrementalClassifier(AdapterCheckpointMixin, PreTrainedModel):
 
         Raises:
             ValueError: for any other implementation, which would run the backbone alone.
+            RuntimeError: when another model has taken over the backbone.
         """
+        self._check_not_taken_over()
         if isinstance(attn_implementation, dict):
             if set(attn_implementation) - {"", "backbone_config"} or len(set(attn_implementation.values())) != 1:
                 raise ValueError(
@@ -203,6 +239,7 @@ class IncrementalClassifier(AdapterCheckpointMixin, PreTrainedModel):
     # ------------------------------------------------------------------ parts of the forward pass
 
     def _run_backbone(self, pixel_values: Tensor, interpolate_pos_encoding: bool | None, **outputs):
+        self._check_not_taken_over()
         kwargs = {name: True for name, wanted in outputs.items() if wanted}
         if self.family.resizes == "argument" and interpolate_pos_encoding:
             kwargs["interpolate_pos_encoding"] = True

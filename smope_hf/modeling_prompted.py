@@ -121,19 +121,22 @@ class PromptedForImageClassification(IncrementalClassifier):
 
         Raises:
             ValueError: for labels outside the current task.
+            RuntimeError: when the backbone's attention runs without the prompts, or for another model.
         """
         config = self.config
         query = None
         if self.prompts.needs_query:
             query = at_least_float32(self.backbone_features(pixel_values, interpolate_pos_encoding))
         for position, prefix in enumerate(self.prefixes):
-            prefix.keys, prefix.values = self.prompts.prefixes(position, query)
+            prefix.set(*self.prompts.prefixes(position, query))
         outputs = self._run_backbone(
             pixel_values,
             interpolate_pos_encoding,
             output_hidden_states=config.output_hidden_states if output_hidden_states is None else output_hidden_states,
             output_attentions=config.output_attentions if output_attentions is None else output_attentions,
         )
+        for prefix in self.prefixes:
+            prefix.check_used()
         pooled, logits = self._classify(outputs.last_hidden_state)
         losses = {}
         if labels is not None:

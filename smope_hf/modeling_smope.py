@@ -132,11 +132,12 @@ class SMoPEForImageClassification(IncrementalClassifier):
 
         Raises:
             ValueError: for labels outside the current task.
+            RuntimeError: when the backbone's attention runs without the experts, or for another model.
         """
         pick = self._pick
         output_attentions = pick(output_attentions, self.config.output_attentions)
         for experts in self.prefix_experts:
-            experts.listening = True
+            experts.listen()
         outputs = self._run_backbone(
             pixel_values,
             interpolate_pos_encoding,

@@ -23,16 +23,39 @@ class Prefix:
     Args:
         keys: (B or 1, H, P, d); None where the layer has none.
         values: (B or 1, H, P, d).
+        used: whether the layer's attention has run with them.
     """
 
     keys: Tensor | None = None
     values: Tensor | None = None
+    used: bool = False
+
+    def __reduce__(self):
+        return Prefix, ()  # a copy is of the model, not of the batch at hand, whose graph cannot be copied
+
+    def set(self, keys: Tensor, values: Tensor):
+        """Take those of the next pass."""
+        self.keys, self.values, self.used = keys, values, False
+
+    def check_used(self):
+        """Check that the pass went through this prefix.
+
+        Raises:
+            RuntimeError: when the backbone's attention did not see it.
+        """
+        if not self.used:
+            raise RuntimeError(
+                "The backbone's attention ran without its prompts, so these results would be the bare backbone's. Its "
+                "attention implementation was changed from outside: call `set_attn_implementation('sdpa')` or "
+                "`set_attn_implementation('eager')` on the model, not on its backbone."
+            )
 
 
 def with_prefix(prefix: Prefix | None, key: Tensor, value: Tensor, mask: Tensor | None):
     """Put the prefix before the tokens: keys and values (B, H, P + N, d), and a mask that lets every row see it."""
     if prefix is None or prefix.keys is None:
         return key, value, mask
+    prefix.used = True
     batch = (key.shape[0], -1, -1, -1)
     key = torch.cat([prefix.keys.to(key.dtype).expand(batch), key], dim=2)
     value = torch.cat([prefix.values.to(value.dtype).expand(batch), value], dim=2)

@@ -83,6 +83,10 @@ class PrefixExperts(nn.Module):
             self.scores, self.selected = scores, selected
         return scores, selected
 
+    def listen(self):
+        """Keep the route of the pass that begins, and nothing of one that broke off."""
+        self.listening, self.scores, self.selected = True, None, None
+
     def pop_route(self) -> tuple[Tensor, Tensor | None]:
         """Hand over the scores (B, H, E) and selected experts (B, H, K; None in dense mode) of the last pass.
 

@@ -6,11 +6,16 @@ import re
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hub_client import Client, RemoteError
 from hub_server import HubServer
-from runs import read, save_backbone, tiny_trainer
+from runs import read, save_backbone, tiny_stream, tiny_trainer
+from typer.main import get_command
+
+from smope_hf.cli import app
+from smope_hf.hub_files import check_can_be_shared
 
 TRAIN = """
 import sys
@@ -400,6 +405,17 @@ def test_what_nobody_else_could_load_is_refused_before_anything_is_made(hub, ali
     assert not any("/repos/create" in entry["path"] for entry in hub.log())
 
 
+@pytest.mark.parametrize("base, remote_code", [("/home/me/my-vit", False), ("embedded", True)])
+def test_the_option_that_helps_is_named_as_each_command_calls_it(base, remote_code):
+    config = SimpleNamespace(base_model_name_or_path=base, base_model_revision=None)
+    with pytest.raises(ValueError) as caught:
+        check_can_be_shared(config, include_backbone=False, remote_code=remote_code)
+    training, commands = "--hub-include-backbone", get_command(app).commands
+    for command, option in {"push": "--include-backbone", "train": training, "add-classes": training}.items():
+        assert re.search(rf"[ (]{option} of .*`smope {command}`", str(caught.value))
+        assert option in [name.replace("_", "-") for param in commands[command].params for name in param.opts]
+
+
 def test_with_its_backbone_a_local_model_can_be_shared(hub, alice, bob, local_run, repo):
     options = {"include_backbone": True}
     alice(PUSH, run=str(local_run), repo=repo, options=options)
@@ -410,6 +426,28 @@ def test_with_its_backbone_a_local_model_can_be_shared(hub, alice, bob, local_ru
     folder = bob("str(local_checkpoint(given['repo']))", repo=repo)
     texts = "".join(open(f"{folder}/{name}").read() for name in ("config.json", "trainer_state.json", "manifest.json"))
     assert "secret" not in texts and read(Path(folder), "config.json").get("base_model_name_or_path") is None
+
+
+@pytest.fixture(scope="module")
+def nameless_run(tmp_path_factory):
+    """One task on a loaded base model that has no name: its checkpoints hold the backbone."""
+    backbone, folder = save_backbone(tmp_path_factory.mktemp("backbone")), tmp_path_factory.mktemp("nameless-run")
+    trainer = tiny_trainer(backbone, folder, stream=tiny_stream(num_tasks=1))
+    config = trainer.model.config
+    config.base_model_name_or_path = config.base_model_revision = config.base_model_fingerprint = None
+    trainer.train()
+    return folder
+
+
+@pytest.mark.parametrize("remote_code", [False, True])
+@pytest.mark.parametrize("include_backbone", [False, True])
+def test_a_backbone_without_a_name_goes_along(alice, bob, nameless_run, repo, include_backbone, remote_code):
+    options = {"include_backbone": include_backbone, "remote_code": remote_code}
+    alice(PUSH, run=str(nameless_run), repo=repo, options=options)
+    values = "SMoPEForImageClassification.from_pretrained(given['model'])(torch.ones(1, 3, 16, 16)).logits.tolist()"
+    assert bob(values, model=repo) == alice(values, model=str(nameless_run / "task-01"))
+    config = json.loads(bob("open(local_checkpoint(given['repo']) / 'config.json').read()", repo=repo))
+    assert ("auto_map" in config) == remote_code and config.get("base_model_name_or_path") is None
 
 
 # ---------------------------------------------------------------------- the card

@@ -390,6 +390,17 @@ def test_switching_the_backbone_behind_the_models_back_is_noticed(model_type):
         model(tiny_images())
 
 
+def test_a_pass_that_broke_off_does_not_hide_a_switched_backbone():
+    model = tiny_model()
+    hook = model.backbone.layers[-1].register_forward_pre_hook(lambda *_: 1 / 0)  # behind all prompt layers
+    with pytest.raises(ZeroDivisionError):
+        model(tiny_images())
+    hook.remove()
+    model.backbone.set_attn_implementation("sdpa")
+    with pytest.raises(RuntimeError, match="without its prefix experts"):
+        model(tiny_images())
+
+
 def test_from_pretrained_takes_an_implementation(tmp_path):
     tiny_model().save_pretrained(tmp_path)
     plain = SMoPEForImageClassification.from_pretrained(tmp_path, attn_implementation="eager")

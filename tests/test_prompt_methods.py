@@ -1,12 +1,14 @@
 """The rivals of SMoPE: each learns, saves, loads, resumes and predicts each image for itself."""
 
+import copy
+
 import pytest
 import torch
 from conftest import EXTRA, SIZES, tiny_images
 from runs import assert_same_tensors, read, save_backbone, tiny_args, tiny_stream
 from transformers import CONFIG_MAPPING, ViTImageProcessorPil
 
-from smope_hf import ContinualTrainer, PromptedForImageClassification
+from smope_hf import ContinualTrainer, PromptedForImageClassification, SMoPEForImageClassification, compiled_backbone
 from smope_hf.configuration_prompted import PromptedConfig
 from smope_hf.prompt_methods import PROMPT_METHODS
 
@@ -104,6 +106,80 @@ def test_what_earlier_tasks_learned_is_frozen(method):
     model.train()(tiny_images(), labels=torch.full((4,), 3)).loss.backward()
     torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0).step()
     assert before and all(torch.equal(model.prompts.state_dict()[name], value) for name, value in before.items())
+
+
+def model_on(backbone, method, **fields):
+    """A model of some method, SMoPE or a rival, with one task and always the same weights."""
+    torch.manual_seed(3)
+    if method == "smope":
+        model = SMoPEForImageClassification.from_backbone(backbone, num_experts=6, top_k=2, **fields)
+    else:
+        model = PromptedForImageClassification.from_backbone(backbone, method=method, settings=SETTINGS.get(method))
+    model.begin_task(["a", "b", "c"])
+    return model.eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("second", ["ovor", "dualprompt", "linear", "smope"])
+@pytest.mark.parametrize("first", ["ovor", "linear", "smope"])
+def test_a_backbone_serves_its_newest_model_alone(first, second):
+    """The newest runs as on a backbone of its own; the one before says what has become of its backbone."""
+    backbone, images = tiny_prompted("linear").backbone, tiny_images()
+    expected = model_on(copy.deepcopy(backbone), second)(images).logits
+    before = model_on(backbone, first, **({"prompt_layers": [0, 1, 2, 3]} if first == "smope" else {}))
+    before(images)
+    model = model_on(backbone, second)
+    for use in (before, before.backbone_features, lambda _: before.set_attn_implementation("eager")):
+        with pytest.raises(RuntimeError, match="has lost its backbone.*copy.deepcopy"):
+            use(images)
+    assert torch.equal(model(images).logits, expected)
+
+
+@pytest.mark.parametrize("method", ["ovor", "coda-prompt", "smope"])
+def test_copies_of_a_backbone_and_of_a_model_are_their_own(method):
+    """Also behind a training step, whose graph no copy can take along."""
+    model, images = model_on(tiny_prompted("linear").backbone, method).train(), tiny_images()
+    model(images, labels=torch.tensor([0, 1, 2, 0])).loss.backward()
+    other = model_on(copy.deepcopy(model.backbone), "ovor")
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        expected = model.eval()(images).logits
+        other(images)
+        assert torch.equal(twin.eval()(images).logits, expected)
+        model_on(twin.backbone, "smope")
+        with pytest.raises(RuntimeError, match="has lost its backbone"):
+            twin(images)
+        assert torch.equal(model(images).logits, expected)
+
+
+@pytest.mark.parametrize("method", PROMPTED)
+def test_switching_the_backbone_behind_the_models_back_is_noticed(method):
+    model, images = tiny_prompted(method), tiny_images()
+    expected = model(images).logits
+    model.backbone.set_attn_implementation("sdpa")
+    with pytest.raises(RuntimeError, match="without its prompts"):
+        model(images)
+    model.set_attn_implementation("sdpa")
+    assert torch.equal(model(images).logits, expected)
+
+
+@pytest.mark.parametrize("method", ["l2p", "ovor"])
+def test_a_compiled_step_and_one_with_checkpoints_are_the_same(method, monkeypatch):
+    monkeypatch.setattr(compiled_backbone, "BACKEND", "aot_eager")
+    model, images, labels = tiny_prompted(method).train(), tiny_images(), torch.tensor([3, 4, 5, 3])
+
+    def gradients():
+        return torch.autograd.grad(model(images, labels=labels).loss, model.prompt_parameters())
+
+    plain = gradients()
+    torch._dynamo.reset()
+    with compiled_backbone.CompiledBackbone().active(model):
+        compiled = gradients()
+    torch._dynamo.reset()
+    model.activation_checkpointing_enable()
+    for expected, *found in zip(plain, compiled, gradients(), strict=True):
+        for value in found:
+            torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_new_components_are_orthogonal_to_all_there_are():
