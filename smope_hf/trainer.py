@@ -121,6 +121,7 @@ class ContinualTrainer(PushesToHub):
 
         Raises:
             ValueError: when the run to resume had other settings, tasks or another model.
+            RuntimeError: when an earlier call was left in the middle of its first task; nothing is removed.
             TrainingDivergedError: when the loss is not finite; the message names the step and the last checkpoint.
             TrainingInterrupted: when SIGTERM or Ctrl-C stops it; what to do to go on is printed.
         """
@@ -163,8 +164,8 @@ class ContinualTrainer(PushesToHub):
             self.evaluation = evaluate_tasks(self, list(self.others.heads.values()))
             own, *others = self.evaluation.accuracies
             self.state.task_confusion = self.evaluation.confusion
-            self.state.matrix.add_row(own, partial=self.num_known > 0)
             self.others.add_rows(others)
+            self.state.matrix.add_row(own, partial=self.num_known > 0)  # last: the task counts as learned
         if self.args.save_checkpoints:
             with self._timed(seconds, "saving"):
                 self._save(task, manifest)
