@@ -135,9 +135,11 @@ class ContinualTrainer(PushesToHub):
             self.accelerator.init_trackers("smope", config=self.args.flat_recipe())
         for task in self.stream[len(self.model.config.tasks) :]:
             self._learn(task, manifest)
+        self.signals.stop_if_told(self.accelerator)
         content = self._finish(manifest)
         self.notify("on_train_end", content)
         self._images.clear()
+        self.signals.stop_if_told(self.accelerator)
         self.accelerator.end_training()
         self.raise_push_failure()
         return content
@@ -330,6 +332,7 @@ class ContinualTrainer(PushesToHub):
 
     @contextmanager
     def _timed(self, seconds: dict, stage: str) -> Iterator[None]:
+        self.signals.stop_if_told(self.accelerator)
         start = time.perf_counter()
         yield
         seconds[stage] = round(seconds.get(stage, 0.0) + time.perf_counter() - start, 3)

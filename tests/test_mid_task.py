@@ -1,12 +1,22 @@
 """A run that is stopped in the middle of a task goes on there, and ends as if nothing had happened."""
 
 import os
+import re
 import shutil
 import signal
 
 import pytest
 import torch
-from runs import AtStep, assert_same_run, assert_same_tensors, save_backbone, tiny_args, tiny_stream, tiny_trainer
+from runs import (
+    AtStep,
+    assert_same_run,
+    assert_same_tensors,
+    drop_signal,
+    save_backbone,
+    tiny_args,
+    tiny_stream,
+    tiny_trainer,
+)
 from transformers import ViTImageProcessorPil
 
 from smope_hf import ContinualTrainer
@@ -272,6 +282,39 @@ def test_a_launchers_echo_of_the_signal_is_no_second_one(backbone, tmp_path):
 
     _, stop = stopped(backbone, tmp_path, 0, 0, twice, TrainingInterrupted)
     assert stop.code == 130 and read_content(tmp_path / "state")["step"] == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    "place, stages, message",
+    [
+        ("trainer.derive_seed", set(), "Nothing was saved yet"),  # before the first stage
+        ("training_phase.build_optimizer", {"statistics"}, "Nothing was saved yet"),  # in front of the first step
+        ("statistics_pass.take_statistics", {"statistics", "training"}, "The training stands in"),
+        ("trainer.evaluate_tasks", {"statistics", "training", "alignment", "evaluation"}, "The training stands in"),
+        ("checkpoint.write_card", set(), "The last whole task is .*task-01"),
+        ("trainer.print_results", None, "The last whole task is .*task-03"),  # when all is done
+    ],
+)
+def test_a_signal_that_python_drops_ends_the_run_at_the_next_boundary(
+    backbone, whole, tmp_path, capsys, monkeypatch, place, stages, message
+):
+    module, name = f"smope_hf.{place}".rsplit(".", 1)
+    right = getattr(__import__(module, fromlist=[name]), name)
+
+    def drops(*arguments, **options):
+        drop_signal(signal.SIGTERM)
+        return right(*arguments, **options)
+
+    trainer = make(backbone, tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(TrainingInterrupted) as stop:
+        patch.setattr(f"{module}.{name}", drops)
+        trainer.train()
+    assert stop.value.code == 143 and re.search(f"Stopped by SIGTERM. {message}", capsys.readouterr().err)
+    if stages is not None:
+        assert trainer.state.seconds[-1].keys() == stages
+    resumed(backbone, tmp_path)
+    assert_same_run(whole()[0], tmp_path)
 
 
 # ---------------------------------------------------------------------- the same trainer again
