@@ -35,6 +35,7 @@ from .run_state import RunState, check_same_run, versions
 from .seeding import derive_generator, derive_seed
 from .state_folder import has_state
 from .statistics_pass import StatisticsStage
+from .task_data import check_tests
 from .task_manifest import first_tasks
 from .task_split import TaskSplit
 from .tasks import Task, TaskStream
@@ -78,6 +79,8 @@ class ContinualTrainer(PushesToHub):
         self.args = args
         self.signals, self.mid_task = StopSignals(), MidTask(self)
         self._check_output_dir()
+        if not self.num_known:
+            check_tests(stream)
         self.image_processor = as_trained(image_processor, args.normalization)
         self.callbacks = list(callbacks)
         trackers = None if args.report_to == "none" else args.report_to
