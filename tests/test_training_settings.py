@@ -84,6 +84,13 @@ def test_two_ways_of_computing_that_do_not_go_together_are_refused():
         ContinualTrainingArguments(torch_compile=True, gradient_checkpointing=True)
 
 
+def test_pairs_and_names_given_as_tuples_are_those_of_the_saved_recipe():
+    recipe = ContinualTrainingArguments(
+        crop_scale=(0.5, 1.0), crop_ratio=(1.0, 1.0), compare_alignments=("none",)
+    ).recipe()
+    assert recipe == json.loads(json.dumps(recipe)) and recipe["crop_scale"] == [0.5, 1.0]
+
+
 def test_settings_do_not_share_their_lists():
     first, second = ContinualTrainingArguments(), ContinualTrainingArguments()
     first.crop_scale[0] = 1.0
