@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from smope_hf import ContinualTrainingArguments
 from smope_hf.alignment import ClassStatistics
 from smope_hf.optimization import build_optimizer, build_schedule, learning_rate_at
-from smope_hf.run_state import RunState, check_same_run, versions
+from smope_hf.run_state import RunState, check_same_run, comparable_fields, versions
 from smope_hf.seeding import derive_generator, derive_seed
 
 # ---------------------------------------------------------------------- settings
@@ -247,7 +248,19 @@ def test_another_model_is_another_run(tmp_path, fields):
         check(tmp_path, **fields)
 
 
-def test_settings_that_one_version_lacks_are_differences(tmp_path):
+def test_a_setting_that_came_later_had_its_default(tmp_path):
+    saved = {"recipe": RECIPE, "protocol_hash": "abc"}
+    check(tmp_path, {**RECIPE, "compare_alignments": [], "drift_shrinkage": 10.0}, saved=saved)
+    with pytest.raises(ValueError, match="compare_alignments was .. and is .*drift_shrinkage was 10.0 and is 2"):
+        check(tmp_path, {**RECIPE, "compare_alignments": ["none"], "drift_shrinkage": 2}, saved=saved)
+    older = SimpleNamespace(**comparable_fields(tiny_config()))
+    del older.routing
+    check_same_run(tmp_path / "state", saved, RECIPE, "abc", older, tiny_config(num_labels=None))
+    with pytest.raises(ValueError, match="routing was 'masked' and is 'random'"):
+        check_same_run(tmp_path / "state", saved, RECIPE, "abc", older, tiny_config(num_labels=None, routing="random"))
+
+
+def test_settings_that_this_version_lacks_are_differences(tmp_path):
     for saved, recipe in ((RECIPE, {**RECIPE, "new": 1}), ({**RECIPE, "new": 1}, RECIPE)):
         with pytest.raises(ValueError, match="new was"):
             check(tmp_path, recipe, saved={"recipe": saved, "protocol_hash": "abc"})
