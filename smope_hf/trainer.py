@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import checkpoint
 from .accuracy_matrix import AccuracyMatrix
-from .alignment import ClassStatistics, align_classifier
+from .alignment import ClassStatistics, align_classifier, check_images_suffice
 from .augmentation import BatchAugmentation, Normalization, as_trained, processed_size
 from .callbacks import ContinualCallback
 from .class_recall import recall_by_frequency
@@ -56,7 +56,7 @@ class ContinualTrainer(PushesToHub):
         state: what an earlier run reached, for a model that knows classes; `from_checkpoint` gives it.
 
     Raises:
-        ValueError: when the model knows classes and no state comes with it, or an image cannot be used.
+        ValueError: when the model knows classes and no state comes with it, or images are missing, broken or too few.
         FileExistsError: when the output folder holds a run and `args.resume` is off.
     """
 
@@ -94,12 +94,9 @@ class ContinualTrainer(PushesToHub):
         self.augment = BatchAugmentation(size, args.crop_scale, args.crop_ratio, args.flip_probability)
         self.normalize = Normalization.from_processor(self.image_processor)
         self.state = state or RunState(ClassStatistics.empty(model.config.hidden_size))
-        self.others = OtherAlignments(args, model.config.hidden_size)
-        if self.others.names and (self.num_known or model.closed_form is not None):
-            raise ValueError(
-                f"compare_alignments = {args.compare_alignments!r} is not allowed here: it needs a run from the first "
-                "task, with a method that trains its head. Leave it out."
-            )
+        self.others = OtherAlignments(args, model)
+        own = model.closed_form or args.alignment
+        check_images_suffice([own, *self.others.names], args.alignment_shrinkage, self.stream, self.state.statistics)
         self.yardsticks: dict[str, AccuracyMatrix] = {}
         where = args.image_cache_dir or args.output_dir
         self._images = ImageStore(self.image_processor, size, args.image_cache_gib * 2**30, where)
