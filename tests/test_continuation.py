@@ -1,7 +1,9 @@
 """Teaching a saved model more classes: equal to having learned them in the original run, and safe from mistakes."""
 
+import contextlib
 import hashlib
 import json
+import os
 import shutil
 
 import numpy as np
@@ -12,6 +14,7 @@ from smope_hf import ContinualTrainer
 from smope_hf.checkpoint import load_manifest, load_state
 from smope_hf.continued_stream import ContinuedStream
 from smope_hf.files import write_json
+from smope_hf.results import RESULT_FILES, keep_results
 from smope_hf.training_phase import TrainingDivergedError
 from smope_hf.yardsticks import run_yardsticks
 
@@ -93,6 +96,30 @@ def test_a_run_folder_means_its_last_task_and_can_take_the_new_one(whole, tmp_pa
     assert (tmp_path / "results-task-02" / "report.html").read_text() == "of two tasks"
     assert "It went on from a checkpoint on disk" in (tmp_path / "report.html").read_text()
     assert read(tmp_path, "metrics.json")["protocol_hash"] == whole.stream.manifest()["protocol_hash"]
+
+
+@pytest.mark.parametrize("done", [0, 1, 2, 4])
+def test_old_results_are_put_aside_whole_after_a_kill(tmp_path, monkeypatch, done):
+    for name in RESULT_FILES:
+        (tmp_path / name).write_text("old")
+    right, moves = os.replace, []
+
+    def killed(*arguments):
+        if len(moves) == done:
+            raise KeyboardInterrupt
+        moves.append(right(*arguments))
+
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(os, "replace", killed)
+        keep_results(tmp_path, 2)
+    keep_results(tmp_path, 2)
+    for name in RESULT_FILES:
+        assert (tmp_path / "results-task-02" / name).read_text() == "old" and not (tmp_path / name).exists()
+        (tmp_path / name).write_text("new")
+    (tmp_path / "results-task-02" / "report.html").unlink()
+    keep_results(tmp_path, 2)  # what is new stays
+    assert not (tmp_path / "results-task-02" / "report.html").exists()
+    assert (tmp_path / "metrics.json").read_text() == "new"
 
 
 def test_a_run_with_a_gap_is_not_gone_on_from(whole, tmp_path):
