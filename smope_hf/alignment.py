@@ -1,5 +1,6 @@
 """Class statistics and the alignment of the head (docs/method.md, step 11). Nothing loops over classes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -97,6 +98,32 @@ class StatisticsAccumulator:
         return ClassStatistics(mean.float().cpu(), variance.float().cpu(), self.count.cpu(), scatter.float().cpu())
 
 
+def check_images_suffice(alignments: Sequence[str], shrinkage: float, stream: Sequence, known: ClassStatistics):
+    """Refuse, before anything is trained, lda without shrinkage where the images are too few for its covariance.
+
+    Args:
+        alignments: the run's own and those compared with it.
+        shrinkage: `alignment_shrinkage`.
+        stream: the tasks; those with training images are still to be learned.
+        known: statistics of the classes learned.
+
+    Raises:
+        ValueError: naming the first task behind which the covariance has no inverse.
+    """
+    used = [name for name in alignments if name.startswith("lda")]
+    images, classes, features = int(known.count.sum()), len(known.count), len(known.scatter)
+    for task in stream if used and shrinkage == 0 else ():
+        if task.train is None:
+            continue
+        images, classes = images + len(task.train), classes + len(task.class_names)
+        if task.index > 0 and classes < images < classes + features:  # one image of each class needs no covariance
+            raise ValueError(
+                f"alignment_shrinkage = {shrinkage} is not allowed with the alignment {used[0]!r} here: behind task "
+                f"{task.index + 1} there are {images} images of {classes} classes, and a covariance of {features} "
+                f"features has an inverse from {classes + features} images on. Set it above 0, for example to 0.01."
+            )
+
+
 def lda_head(statistics: ClassStatistics, shrinkage: float) -> tuple[Tensor, Tensor]:
     """Linear discriminant analysis with a shared covariance and equal priors, in closed form.
 
@@ -113,7 +140,8 @@ def lda_head(statistics: ClassStatistics, shrinkage: float) -> tuple[Tensor, Ten
     if bool(failed):
         raise ValueError(
             f"alignment_shrinkage = {shrinkage} leaves the shared covariance of {int(statistics.count.sum())} images "
-            f"without an inverse in {len(covariance)} dimensions. Set it higher, for example to 0.01, up to 1."
+            f"without an inverse in {len(covariance)} dimensions. Start anew in another output_dir with a higher one, "
+            "for example 0.01, up to 1."
         )
     mean = statistics.mean.double()
     weight = torch.cholesky_solve(mean.T, factor).T

@@ -30,7 +30,8 @@ class TrainingInterrupted(SystemExit):
 class StopSignals:
     """Hears SIGINT and SIGTERM. Between steps they end the training at once, within steps when a step is done.
 
-    A second signal, two seconds or more after the first, no longer waits for the step.
+    A second signal, two seconds or more after the first, no longer waits for the step. Where Python drops what a
+    handler raises (in `__del__` and in callbacks of weak references), the training ends at the next step or stage.
     """
 
     def __init__(self):
@@ -55,22 +56,31 @@ class StopSignals:
                 signal.signal(number, old)
 
     @contextmanager
-    def wait_for_steps(self) -> Iterator[None]:
-        """A block that asks `agreed` after each of its steps."""
+    def wait_for_steps(self, accelerator) -> Iterator[None]:
+        """A block that asks `agreed` after each step; a signal behind the last one is left to `stop_if_told`."""
+        self.stop_if_told(accelerator)
         self._waits = True
         try:
             yield
         finally:
             self._waits = False
-        if self.received is not None:  # it came behind the last step
-            raise TrainingInterrupted(self.received)
+
+    def stop_if_told(self, accelerator):
+        """End the training between two stages, on every process, for a signal that did not end it when it came.
+
+        Args:
+            accelerator: of the run; all its processes are at this point.
+        """
+        stop = self.agreed(accelerator, together=True)
+        if stop is not None:
+            raise TrainingInterrupted(stop)
 
     def _hear(self, number: int, frame):
         again = self.received is not None and time.monotonic() - self._when >= PATIENCE
-        if not self._waits or again:
-            raise TrainingInterrupted(number)
         if self.received is None:
             self.received, self._when = number, time.monotonic()
+        if not self._waits or again:
+            raise TrainingInterrupted(number)
 
     def agreed(self, accelerator, together: bool) -> int | None:
         """The signal to stop for after this step, the same on every process.

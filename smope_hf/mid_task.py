@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
+from .checkpoint import task_folder
 from .run_state import check_same_run, comparable_fields
 from .state_folder import STATE_FOLDER, advice, read_content, read_tensors, remove_state, write_state
 
@@ -40,11 +41,14 @@ class MidTask:
             protocol_hash: of the run's tasks.
 
         Raises:
+            RuntimeError: when the trainer's model is in the middle of a task, since `train()` was left there.
             ValueError: when the state is broken or belongs to another run; the message says what to do.
         """
         self.protocol_hash = protocol_hash
-        trainer, content = self.trainer, read_content(self.folder)
+        trainer = self.trainer
         learned = len(trainer.model.config.tasks)
+        self._check_begun(learned)
+        content = read_content(self.folder)
         if content is not None and content["task"] >= learned:
             saved = SimpleNamespace(**content["model"])
             check_same_run(self.folder, content, trainer.args.recipe(), protocol_hash, saved, trainer.model.config)
@@ -54,9 +58,26 @@ class MidTask:
                 f"Resuming in task {learned + 1}, behind step {content['step']} of {content['steps']} of its "
                 f"{content['phase']} phase."
             )
+        elif content is not None and not task_folder(trainer.args.output_dir, content["task"]).is_dir():
+            raise ValueError(
+                f"{self.folder} holds a state of task {content['task'] + 1}, whose folder is not there; the model "
+                f"knows {learned} tasks. Put the folders of the run's tasks back, or give another output_dir."
+            )
         trainer.accelerator.wait_for_everyone()
         if self.content is None:
             self.remove()
+
+    def _check_begun(self, learned: int):
+        """Refuse a model that was left within a task and that no saved task has replaced."""
+        trainer = self.trainer
+        nothing_saved = trainer.args.save_checkpoints and not trainer.saved_tasks()
+        whole = trainer.num_known if nothing_saved else len(trainer.state.matrix)
+        if learned > whole:
+            raise RuntimeError(
+                f"The model of this trainer has begun task {learned}, and only {whole} tasks are whole: train() was "
+                "left in the middle of it. Make a new trainer, as this one was made but with resume=True, to go on "
+                "from what is saved."
+            )
 
     def _check_place(self, content: dict, learned: int):
         trainer = self.trainer

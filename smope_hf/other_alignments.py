@@ -30,15 +30,23 @@ class OtherAlignments:
 
     Args:
         args: settings of the run; the heads are aligned with its own but for `alignment`.
-        hidden_size: feature size D.
+        model: of the run, before its training.
+
+    Raises:
+        ValueError: when there is something to compare and the model has learned tasks, or trains no head.
     """
 
-    def __init__(self, args: ContinualTrainingArguments, hidden_size: int):
-        self.args, self.hidden_size = args, hidden_size
+    def __init__(self, args: ContinualTrainingArguments, model):
+        self.args, self.hidden_size = args, model.config.hidden_size
         self.names = tuple(name for name in args.compare_alignments if name != args.alignment)
-        self.heads = {name: IncrementalHead(hidden_size, 0) for name in self.names}
+        if self.names and (model.config.tasks or model.closed_form is not None):
+            raise ValueError(
+                f"compare_alignments = {args.compare_alignments!r} is not allowed here: it needs a run from the first "
+                "task, with a method that trains its head. Leave it out."
+            )
+        self.heads = {name: IncrementalHead(self.hidden_size, 0) for name in self.names}
         self.matrices = {name: AccuracyMatrix() for name in self.names}
-        self.uncompensated = ClassStatistics.empty(hidden_size)  # as they were taken, each at the end of its task
+        self.uncompensated = ClassStatistics.empty(self.hidden_size)  # as they were taken, each at the end of its task
 
     def align(self, trained: IncrementalHead, statistics: ClassStatistics, new: ClassStatistics, task: Task):
         """Give every head the new classes.
@@ -58,7 +66,10 @@ class OtherAlignments:
                 generator = derive_generator(self.args.seed, "alignment", task.index)
                 args = replace(self.args, alignment=name.removesuffix(UNCOMPENSATED))
                 known = self.uncompensated if name.endswith(UNCOMPENSATED) else statistics
-                align_classifier(head, known, first, args, generator)
+                try:
+                    align_classifier(head, known, first, args, generator)
+                except ValueError as error:
+                    raise ValueError(f"compare_alignments, {name}: {error} Or compare without it.") from error
             self.heads[name] = head
 
     def add_rows(self, rows: Sequence[Sequence[float | None]]):

@@ -92,16 +92,22 @@ def run_details(trainer, test_counts: list[int]) -> dict:
 def keep_results(output_dir: str | Path, num_tasks: int):
     """Put aside what a run has written about its first tasks, before a model that went on from it writes its own.
 
+    Of the files metrics.json goes first here and is written first by `write_results`: as long as it is in one of the
+    two folders alone, what else lies in `output_dir` is old, and a call that was killed is made up for.
+
     Args:
         output_dir: folder of the run; nothing happens where it holds no results, or they were put aside before.
         num_tasks: tasks that they tell of.
     """
-    kept = Path(output_dir) / f"results-task-{num_tasks:02d}"
-    if (Path(output_dir) / "metrics.json").is_file() and not kept.exists():
-        kept.mkdir()
-        for name in RESULT_FILES:
-            if (Path(output_dir) / name).is_file():
-                os.replace(Path(output_dir) / name, kept / name)
+    output_dir = Path(output_dir)
+    kept = output_dir / f"results-task-{num_tasks:02d}"
+    first = RESULT_FILES[0]
+    if (output_dir / first).is_file() == (kept / first).is_file():
+        return
+    kept.mkdir(exist_ok=True)
+    for name in RESULT_FILES:
+        if (output_dir / name).is_file() and not (kept / name).exists():
+            os.replace(output_dir / name, kept / name)
 
 
 def draw_results(folder: Path, matrix: AccuracyMatrix, matrices: Mapping[str, AccuracyMatrix]):

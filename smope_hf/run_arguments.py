@@ -155,7 +155,17 @@ def read_recipe(path: str | Path) -> dict:
 
 
 def recipe_arguments(recipe: dict) -> list[str]:
-    """A recipe as parts of a command line, for `HfArgumentParser`."""
+    """A recipe as parts of a command line, for `HfArgumentParser`.
+
+    Raises:
+        ValueError: for an empty list as a setting whose default is another; on a command line there is none.
+    """
+    empty = [name for name, value in recipe.items() if value == []]
+    defaults = ContinualTrainingArguments()
+    for name in empty:
+        if getattr(defaults, name, None) != []:
+            raise ValueError(f"{name} = [] is not allowed. Allowed: at least one value, or leave it out.")
+    recipe = {name: value for name, value in recipe.items() if name not in empty}
     values = {name: value if isinstance(value, list) else [value] for name, value in recipe.items()}
     return [part for name, value in values.items() for part in (f"--{name}", *map(str, value))]
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from .accuracy_matrix import AccuracyMatrix
 from .alignment import ClassStatistics
 from .configuration_incremental import IncrementalConfig
+from .training_args import ContinualTrainingArguments
 
 PACKAGES = ("smope_hf", "torch", "transformers", "datasets", "accelerate", "numpy", "pillow")
 GROWING = {"backbone_config", "base_model_name_or_path", "base_model_revision", "tasks", "output_router_scores"}
@@ -63,6 +64,8 @@ def check_same_run(
 ):
     """Refuse to go on with a run under other settings, on other tasks or with another model.
 
+    What a later version of the package has added, and the saved run lacks, counts as left at its default.
+
     Args:
         folder: in the run's, where `saved` was found.
         saved: its `recipe` and `protocol_hash`.
@@ -74,13 +77,18 @@ def check_same_run(
     Raises:
         ValueError: naming every difference.
     """
+    settings = {
+        **ContinualTrainingArguments().recipe(),
+        **saved["recipe"],
+    }  # later ones: defaults
     different = [
-        f"{name} was {saved['recipe'].get(name)!r} and is {recipe.get(name)!r}"
+        f"{name} was {settings.get(name)!r} and is {recipe.get(name)!r}"
         for name in sorted({*recipe, *saved["recipe"]})
-        if saved["recipe"].get(name) != recipe.get(name)
+        if settings.get(name) != recipe.get(name)
     ]
+    defaults = type(config)()
     for name in sorted(config.own_fields() - GROWING):
-        before, now = getattr(saved_config, name, None), getattr(config, name)
+        before, now = getattr(saved_config, name, getattr(defaults, name)), getattr(config, name)
         if before != now:
             different.append(f"{name} was {before!r} and is {now!r}")
     if saved["protocol_hash"] != protocol_hash:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import checkpoint
 from .accuracy_matrix import AccuracyMatrix
-from .alignment import ClassStatistics, align_classifier
+from .alignment import ClassStatistics, align_classifier, check_images_suffice
 from .augmentation import BatchAugmentation, Normalization, as_trained, processed_size
 from .callbacks import ContinualCallback
 from .class_recall import recall_by_frequency
@@ -35,6 +35,7 @@ from .run_state import RunState, check_same_run, versions
 from .seeding import derive_generator, derive_seed
 from .state_folder import has_state
 from .statistics_pass import StatisticsStage
+from .task_data import check_tests
 from .task_manifest import first_tasks
 from .task_split import TaskSplit
 from .tasks import Task, TaskStream
@@ -55,7 +56,7 @@ class ContinualTrainer(PushesToHub):
         state: what an earlier run reached, for a model that knows classes; `from_checkpoint` gives it.
 
     Raises:
-        ValueError: when the model knows classes and no state comes with it, or an image cannot be used.
+        ValueError: when the model knows classes and no state comes with it, or images are missing, broken or too few.
         FileExistsError: when the output folder holds a run and `args.resume` is off, or another run than the one that
             the model's classes are from.
     """
@@ -79,6 +80,8 @@ class ContinualTrainer(PushesToHub):
         self.args = args
         self.signals, self.mid_task = StopSignals(), MidTask(self)
         self._check_output_dir(state)
+        if not self.num_known:
+            check_tests(stream)
         self.image_processor = as_trained(image_processor, args.normalization)
         self.callbacks = list(callbacks)
         trackers = None if args.report_to == "none" else args.report_to
@@ -92,12 +95,9 @@ class ContinualTrainer(PushesToHub):
         self.augment = BatchAugmentation(size, args.crop_scale, args.crop_ratio, args.flip_probability)
         self.normalize = Normalization.from_processor(self.image_processor)
         self.state = state or RunState(ClassStatistics.empty(model.config.hidden_size))
-        self.others = OtherAlignments(args, model.config.hidden_size)
-        if self.others.names and (self.num_known or model.closed_form is not None):
-            raise ValueError(
-                f"compare_alignments = {args.compare_alignments!r} is not allowed here: it needs a run from the first "
-                "task, with a method that trains its head. Leave it out."
-            )
+        self.others = OtherAlignments(args, model)
+        own = model.closed_form or args.alignment
+        check_images_suffice([own, *self.others.names], args.alignment_shrinkage, self.stream, self.state.statistics)
         self.yardsticks: dict[str, AccuracyMatrix] = {}
         where = args.image_cache_dir or args.output_dir
         self._images = ImageStore(self.image_processor, size, args.image_cache_gib * 2**30, where)
@@ -122,6 +122,7 @@ class ContinualTrainer(PushesToHub):
 
         Raises:
             ValueError: when the run to resume had other settings, tasks or another model.
+            RuntimeError: when an earlier call was left in the middle of its first task; nothing is removed.
             TrainingDivergedError: when the loss is not finite; the message names the step and the last checkpoint.
             TrainingInterrupted: when SIGTERM or Ctrl-C stops it; what to do to go on is printed.
         """
@@ -135,9 +136,11 @@ class ContinualTrainer(PushesToHub):
             self.accelerator.init_trackers("smope", config=self.args.flat_recipe())
         for task in self.stream[len(self.model.config.tasks) :]:
             self._learn(task, manifest)
+        self.signals.stop_if_told(self.accelerator)
         content = self._finish(manifest)
         self.notify("on_train_end", content)
         self._images.clear()
+        self.signals.stop_if_told(self.accelerator)
         self.accelerator.end_training()
         self.raise_push_failure()
         return content
@@ -164,8 +167,8 @@ class ContinualTrainer(PushesToHub):
             self.evaluation = evaluate_tasks(self, list(self.others.heads.values()))
             own, *others = self.evaluation.accuracies
             self.state.task_confusion = self.evaluation.confusion
-            self.state.matrix.add_row(own, partial=self.num_known > 0)
             self.others.add_rows(others)
+            self.state.matrix.add_row(own, partial=self.num_known > 0)  # last: the task counts as learned
         if self.args.save_checkpoints:
             with self._timed(seconds, "saving"):
                 self._save(task, manifest)
@@ -332,6 +335,7 @@ class ContinualTrainer(PushesToHub):
 
     @contextmanager
     def _timed(self, seconds: dict, stage: str) -> Iterator[None]:
+        self.signals.stop_if_told(self.accelerator)
         start = time.perf_counter()
         yield
         seconds[stage] = round(seconds.get(stage, 0.0) + time.perf_counter() - start, 3)

@@ -94,6 +94,9 @@ class ContinualTrainingArguments(NamedSettings):
     hub_remote_code: bool = _setting(False, "Push the model's code too, for machines without smope_hf.")
 
     def __post_init__(self):
+        for name in ("crop_scale", "crop_ratio", "compare_alignments"):
+            if isinstance(getattr(self, name), tuple):
+                setattr(self, name, list(getattr(self, name)))  # as JSON gives it back to a run that is resumed
         for setting in fields(self):
             choices = setting.metadata.get("choices")
             if choices:

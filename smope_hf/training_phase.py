@@ -54,7 +54,7 @@ class TrainingPhase:
         schedule = build_schedule(optimizer, args, self.epochs, len(batches), done)
         title = f"task {self.task.index + 1}/{len(trainer.stream)} {self.name}"
         compiled = trainer.compiled.active(trainer.model) if args.torch_compile else nullcontext()
-        with trainer.signals.wait_for_steps(), compiled, trainer.bar(len(history), title) as bar:
+        with trainer.signals.wait_for_steps(self.accelerator), compiled, trainer.bar(len(history), title) as bar:
             bar.update(done)
             for epoch in range(done // len(batches), self.epochs):
                 purpose = (self.task.index, self.name, epoch)

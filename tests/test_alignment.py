@@ -1,5 +1,7 @@
 """Class statistics and the alignment of the head, against numpy and scikit-learn."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from smope_hf.alignment import (
     GaussianSampler,
     StatisticsAccumulator,
     align_classifier,
+    check_images_suffice,
     lda_head,
     set_gradients,
     train_on_samples,
@@ -148,10 +151,27 @@ def test_a_singular_covariance_is_refused_with_advice():
     features, labels = make_features([2, 2])  # 4 images cannot span 6 dimensions
     features[:, 0] = 1
     statistics = statistics_of(features, labels)
-    with pytest.raises(ValueError, match="alignment_shrinkage = 0.0.*4 images.*6 dimensions.*Set it higher"):
+    with pytest.raises(ValueError, match="alignment_shrinkage = 0.0.*4 images.*another output_dir"):
         lda_head(statistics, 0.0)
     weight, bias = lda_head(statistics, 0.01)
     assert weight.isfinite().all() and bias.isfinite().all()
+
+
+def test_too_few_images_for_lda_are_known_before_training():
+    def tasks(*sizes, first=0):
+        return [SimpleNamespace(index=i, train=range(n), class_names="ab") for i, n in enumerate(sizes, first)]
+
+    none, known = ClassStatistics.empty(6), statistics_of(*make_features([4, 4]))
+    with pytest.raises(ValueError, match="'lda-uncompensated' here: behind task 2 there are 9 images.* 10"):
+        check_images_suffice(["none", "lda-uncompensated"], 0, tasks(5, 4, 50), none)
+    with pytest.raises(ValueError, match="behind task 3 there are 9 images"):  # task 2 has one image of each class
+        check_images_suffice(["lda"], 0, tasks(2, 2, 5), none)
+    with pytest.raises(ValueError, match="behind task 2 there are 9 images of 4 classes"):
+        check_images_suffice(["lda"], 0, tasks(1, first=1), known)
+    check_images_suffice(["lda"], 0, tasks(2, first=1), known)
+    check_images_suffice(["lda"], 0, tasks(5, 5), none)
+    check_images_suffice(["lda"], 0.001, tasks(5, 4), none)
+    check_images_suffice(["gaussian-full", "ncm"], 0, tasks(5, 4), none)
 
 
 # ---------------------------------------------------------------------- samples

@@ -1,7 +1,9 @@
 """Teaching a saved model more classes: equal to having learned them in the original run, and safe from mistakes."""
 
+import contextlib
 import hashlib
 import json
+import os
 import shutil
 
 import numpy as np
@@ -13,6 +15,7 @@ from smope_hf import ContinualTrainer, cli_add_classes
 from smope_hf.checkpoint import load_manifest, load_state
 from smope_hf.continued_stream import ContinuedStream
 from smope_hf.files import write_json
+from smope_hf.results import RESULT_FILES, keep_results
 from smope_hf.run_folder import RunFolder
 from smope_hf.run_warnings import warnings_of_run
 from smope_hf.training_phase import TrainingDivergedError
@@ -149,6 +152,30 @@ def test_a_folder_with_the_task_gone_on_from_alone_takes_the_new_one(whole, tmp_
     shutil.copytree(folder_of(whole, 2), tmp_path / "task-02")  # the older tasks were deleted for room
     trainer = ContinualTrainer.from_checkpoint(tmp_path / "task-02", new_stream(whole, 3), output_dir=tmp_path)
     assert trainer.num_known == 2 and trainer.saved_tasks() == []
+
+
+@pytest.mark.parametrize("done", [0, 1, 2, 4])
+def test_old_results_are_put_aside_whole_after_a_kill(tmp_path, monkeypatch, done):
+    for name in RESULT_FILES:
+        (tmp_path / name).write_text("old")
+    right, moves = os.replace, []
+
+    def killed(*arguments):
+        if len(moves) == done:
+            raise KeyboardInterrupt
+        moves.append(right(*arguments))
+
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(os, "replace", killed)
+        keep_results(tmp_path, 2)
+    keep_results(tmp_path, 2)
+    for name in RESULT_FILES:
+        assert (tmp_path / "results-task-02" / name).read_text() == "old" and not (tmp_path / name).exists()
+        (tmp_path / name).write_text("new")
+    (tmp_path / "results-task-02" / "report.html").unlink()
+    keep_results(tmp_path, 2)  # what is new stays
+    assert not (tmp_path / "results-task-02" / "report.html").exists()
+    assert (tmp_path / "metrics.json").read_text() == "new"
 
 
 def test_a_run_with_a_gap_is_not_gone_on_from(whole, tmp_path):

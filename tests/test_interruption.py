@@ -57,7 +57,8 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
-from runs import AtStep, tiny_trainer
+from runs import AtStep, drop_signal, tiny_trainer
+from smope_hf.callbacks import ContinualCallback
 from smope_hf.interruption import TrainingInterrupted
 
 def tell_one(trainer):
@@ -65,9 +66,14 @@ def tell_one(trainer):
     if trainer.accelerator.process_index == 1:
         signal.raise_signal(signal.SIGTERM)
 
+class Drops(ContinualCallback):
+    def on_training_end(self, trainer, task):
+        if task.index == 1 and trainer.accelerator.process_index == 1:
+            drop_signal(signal.SIGTERM)
+
 folder, mode = Path(sys.argv[3]), sys.argv[4]
 settings = dict(epochs=3, logging_steps=4, checkpoint_every=3, resume=mode == "resumed")
-callbacks = [AtStep(1, 1, tell_one)] if mode == "stopped" else []
+callbacks = {"stopped": [AtStep(1, 1, tell_one)], "dropped": [Drops()]}.get(mode, [])
 trainer = tiny_trainer(sys.argv[2], folder, callbacks=callbacks, **settings)
 try:
     trainer.train()
@@ -77,14 +83,15 @@ except TrainingInterrupted as stop:
 
 
 @pytest.mark.slow
-def test_processes_stop_at_the_same_step_and_go_on_together(tmp_path):
+@pytest.mark.parametrize("mode, step", [("stopped", 4), ("dropped", 9)])  # where losses are read, or the next stage
+def test_processes_stop_at_the_same_step_and_go_on_together(tmp_path, mode, step):
     backbone, script = save_backbone(tmp_path / "backbone"), tmp_path / "run.py"
     script.write_text(PAIR)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     launch(2, script, backbone, str(whole), "whole")
-    launch(2, script, backbone, str(cut), "stopped")
+    launch(2, script, backbone, str(cut), mode)
     content = read_content(cut / "state")
-    assert (content["task"], content["step"], content["num_processes"]) == (1, 4, 2)  # where losses are read anyway
+    assert (content["task"], content["step"], content["num_processes"]) == (1, step, 2)
     for rank in (0, 1):
         assert read(cut, f"rank-{rank}.json") == {"code": 143}
         (cut / f"rank-{rank}.json").unlink()

@@ -1,12 +1,22 @@
 """A run that is stopped in the middle of a task goes on there, and ends as if nothing had happened."""
 
 import os
+import re
 import shutil
 import signal
 
 import pytest
 import torch
-from runs import AtStep, assert_same_run, save_backbone, tiny_args, tiny_stream, tiny_trainer
+from runs import (
+    AtStep,
+    assert_same_run,
+    assert_same_tensors,
+    drop_signal,
+    save_backbone,
+    tiny_args,
+    tiny_stream,
+    tiny_trainer,
+)
 from transformers import ViTImageProcessorPil
 
 from smope_hf import ContinualTrainer
@@ -274,6 +284,88 @@ def test_a_launchers_echo_of_the_signal_is_no_second_one(backbone, tmp_path):
     assert stop.code == 130 and read_content(tmp_path / "state")["step"] == 1
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    "place, stages, message",
+    [
+        ("trainer.derive_seed", set(), "Nothing was saved yet"),  # before the first stage
+        ("training_phase.build_optimizer", {"statistics"}, "Nothing was saved yet"),  # in front of the first step
+        ("statistics_pass.take_statistics", {"statistics", "training"}, "The training stands in"),
+        ("trainer.evaluate_tasks", {"statistics", "training", "alignment", "evaluation"}, "The training stands in"),
+        ("checkpoint.write_card", set(), "The last whole task is .*task-01"),
+        ("trainer.print_results", None, "The last whole task is .*task-03"),  # when all is done
+    ],
+)
+def test_a_signal_that_python_drops_ends_the_run_at_the_next_boundary(
+    backbone, whole, tmp_path, capsys, monkeypatch, place, stages, message
+):
+    module, name = f"smope_hf.{place}".rsplit(".", 1)
+    right = getattr(__import__(module, fromlist=[name]), name)
+
+    def drops(*arguments, **options):
+        drop_signal(signal.SIGTERM)
+        return right(*arguments, **options)
+
+    trainer = make(backbone, tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(TrainingInterrupted) as stop:
+        patch.setattr(f"{module}.{name}", drops)
+        trainer.train()
+    assert stop.value.code == 143 and re.search(f"Stopped by SIGTERM. {message}", capsys.readouterr().err)
+    if stages is not None:
+        assert trainer.state.seconds[-1].keys() == stages
+    resumed(backbone, tmp_path)
+    assert_same_run(whole()[0], tmp_path)
+
+
+# ---------------------------------------------------------------------- the same trainer again
+
+
+@pytest.mark.parametrize("method", ["smope", "linear"])
+@pytest.mark.parametrize("saves", [True, False])
+def test_a_trainer_left_in_its_first_task_is_not_gone_on_with(backbone, whole, tmp_path, method, saves):
+    settings = RUN if saves else {"checkpoint_every": 0, "save_checkpoints": False}
+    trainer = make(backbone, tmp_path, method, StopAt(0, 2, lose), **settings)
+    with pytest.raises(Lost):
+        trainer.train()
+    with pytest.raises(RuntimeError, match="begun task 1, and only 0 tasks are whole.* new trainer.* resume=True"):
+        trainer.train()
+    if saves:
+        assert read_content(tmp_path / "state")["step"] == 2
+        resumed(backbone, tmp_path, method=method)  # what was advised helps
+        assert_same_run(whole(method=method)[0], tmp_path)
+
+
+def test_a_trainer_left_in_the_first_task_of_its_own_is_not_gone_on_with(backbone, whole, tmp_path):
+    expected, _, _ = whole()
+    stream = tiny_stream()
+    names = [list(task.class_names) for task in stream]
+
+    def more(callback, **settings):
+        return ContinualTrainer.from_checkpoint(
+            expected / "task-02", tiny_stream(num_tasks=None, class_lists=names[2:]), output_dir=tmp_path,
+            callbacks=[callback], disable_progress=True, eval_batch_size=8, **RUN, **settings,
+        )  # fmt: skip
+
+    trainer = more(StopAt(2, 3, lose))
+    with pytest.raises(Lost):
+        trainer.train()
+    with pytest.raises(RuntimeError, match="begun task 3, and only 2 tasks are whole"):
+        trainer.train()
+    assert read_content(tmp_path / "state")["step"] == 2
+    more(StopAt(), resume=True).train()
+    assert_same_tensors(expected / "task-03", tmp_path / "task-03")
+
+
+def test_a_trainer_left_behind_a_saved_task_goes_on_from_it(backbone, whole, tmp_path):
+    expected, _, _ = whole()
+    trainer = make(backbone, tmp_path, callback=StopAt(1, 3, lose))
+    with pytest.raises(Lost):
+        trainer.train()
+    trainer.callbacks = []
+    trainer.train()
+    assert_same_run(expected, tmp_path)
+
+
 # ---------------------------------------------------------------------- states that are refused
 
 
@@ -323,6 +415,17 @@ def test_a_state_that_follows_another_task_is_refused(backbone, whole, copy):
     shutil.copytree(other / "task-01", copy / "task-01")
     with pytest.raises(ValueError, match="seed was 1 and is 0"):
         resumed(backbone, copy)
+
+
+def test_a_state_stays_where_the_folder_of_its_task_is_missing(backbone, whole, copy):
+    expected, _, _ = whole()
+    trainer = ContinualTrainer.from_checkpoint(
+        expected / "task-02", tiny_stream(num_tasks=None, class_lists=[list(tiny_stream()[2].class_names)]),
+        output_dir=copy, resume=True, disable_progress=True, **RUN,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="a state of task 2, whose folder is not there; the model knows 2"):
+        trainer.train()
+    assert read_content(copy / "state")["step"] == 4
 
 
 def test_a_state_of_a_task_that_is_whole_is_removed(backbone, whole, copy):

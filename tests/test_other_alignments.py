@@ -1,13 +1,17 @@
 """`compare_alignments` gives what separate runs would have given, from one training."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from runs import assert_same_tensors, read, save_backbone, tiny_args, tiny_stream, tiny_trainer
 from transformers import ViTImageProcessorPil
 
 from smope_hf import ContinualTrainer, PromptedForImageClassification
+from smope_hf.alignment import ClassStatistics
 from smope_hf.callbacks import ContinualCallback
-from smope_hf.other_alignments import FOLDER
+from smope_hf.incremental_head import IncrementalHead
+from smope_hf.other_alignments import FOLDER, OtherAlignments
 
 OTHERS = ["none", "gaussian", "gaussian-full", "ncm", "lda-uncompensated", "gaussian-uncompensated"]
 SETTINGS = {"alignment_epochs": 2, "alignment_learning_rate": 0.01, "alignment_shrinkage": 0.1}
@@ -86,3 +90,21 @@ def test_wrong_settings_are_refused(settings, message, tmp_path):
 def test_a_method_without_a_trained_head_has_nothing_to_compare(backbone, tmp_path):
     with pytest.raises(ValueError, match="a method that trains its head"):
         trainer_of("lda", backbone, tmp_path, compare_alignments=["none"])
+
+
+def test_an_alignment_that_too_few_images_allow_is_refused_before_training(backbone, tmp_path):
+    few = tiny_stream(max_train_samples_per_class=5)
+    with pytest.raises(ValueError, match="'lda' here: behind task 2 there are 20 images.* from 36 images"):
+        tiny_trainer(backbone, tmp_path, few, alignment="none", compare_alignments=["lda"], alignment_shrinkage=0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_compared_alignment_that_fails_is_named(tmp_path):
+    args = tiny_args(tmp_path, alignment="none", compare_alignments=["lda"], alignment_shrinkage=0)
+    model = SimpleNamespace(config=SimpleNamespace(hidden_size=3, tasks=[]), closed_form=None)
+    equal = ClassStatistics(torch.zeros(2, 3), torch.zeros(2, 3), torch.tensor([9, 9]), torch.zeros(3, 3))
+    task = SimpleNamespace(index=1, class_ids=range(1, 2))
+    others = OtherAlignments(args, model)
+    others.heads["lda"] = IncrementalHead(3, 0).grown(1)
+    with pytest.raises(ValueError, match="compare_alignments, lda: .*another output_dir.* Or compare without it"):
+        others.align(IncrementalHead(3, 0).grown(2), equal, equal, task)

@@ -69,6 +69,17 @@ def test_the_recipes_that_come_along_mean_the_same_to_everyone(path):
     assert tuple(built) == tuple(parsed)
 
 
+def test_an_empty_list_in_a_recipe_is_no_flag_without_a_value(tmp_path):
+    found = recipe(tmp_path, "dataset: embedded\ncompare_alignments: []\nepochs: 3")
+    assert recipe_arguments(found) == ["--dataset", "embedded", "--epochs", "3"]
+    assert build_arguments(found)[2].compare_alignments == []
+    for name in ("crop_scale", "prompt_layers"):
+        with pytest.raises(ValueError, match=rf"{name} = \[\] is not allowed"):
+            recipe_arguments({name: []})
+        with pytest.raises(ValueError, match=rf"{name} = \[\] is not allowed"):
+            build_arguments({"dataset": "embedded", name: []})
+
+
 def test_settings_are_checked_where_they_are_made():
     for wrong in ({"num_experts": "25"}, {"num_experts": True}, {"prompt_layers": [0, "1"]}, {"routing": None}):
         (name,) = wrong

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from datasets import DatasetDict
 from PIL import Image
 from runs import (
     NUM_TASKS,
@@ -20,10 +21,11 @@ from runs import (
 )
 from transformers import pipeline
 
-from smope_hf import ContinualTrainer, SMoPEForImageClassification
+from smope_hf import ContinualTrainer, SMoPEForImageClassification, TaskStream
 from smope_hf.augmentation import to_uint8
 from smope_hf.callbacks import ContinualCallback
 from smope_hf.checkpoint import load_statistics
+from smope_hf.embedded_data import digits
 from smope_hf.metrics import continual_metrics
 from smope_hf.statistics_pass import StatisticsStage
 from smope_hf.training_phase import TrainingDivergedError
@@ -277,6 +279,14 @@ def test_divergence_names_the_step_and_the_last_checkpoint(backbone, tmp_path):
     ):
         tiny_trainer(backbone, tmp_path, callbacks=[Spoil()]).train()
     assert not (tmp_path / "task-02").exists()
+
+
+def test_a_fresh_run_without_test_images_is_refused_before_it_begins(backbone, tmp_path):
+    rows = digits()["train"].select(range(200))
+    stream = TaskStream(DatasetDict({"train": rows}), num_tasks=2, allow_no_test=True)
+    with pytest.raises(ValueError, match="Task 1 has no test images.* test_fraction"):
+        tiny_trainer(backbone, tmp_path, stream)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_model_with_classes_is_refused(backbone, finished, tmp_path):

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from smope_hf import ContinualTrainingArguments
 from smope_hf.alignment import ClassStatistics
 from smope_hf.modeling_prompted import PromptedForImageClassification
 from smope_hf.optimization import build_optimizer, build_schedule, learning_rate_at
-from smope_hf.run_state import RunState, check_same_run, versions
+from smope_hf.run_state import RunState, check_same_run, comparable_fields, versions
 from smope_hf.seeding import derive_generator, derive_seed
 
 # ---------------------------------------------------------------------- settings
@@ -84,6 +85,13 @@ def test_the_recipe_is_json_of_what_decides_the_result():
 def test_two_ways_of_computing_that_do_not_go_together_are_refused():
     with pytest.raises(ValueError, match="torch_compile = True is not allowed.*gradient_checkpointing"):
         ContinualTrainingArguments(torch_compile=True, gradient_checkpointing=True)
+
+
+def test_pairs_and_names_given_as_tuples_are_those_of_the_saved_recipe():
+    recipe = ContinualTrainingArguments(
+        crop_scale=(0.5, 1.0), crop_ratio=(1.0, 1.0), compare_alignments=("none",)
+    ).recipe()
+    assert recipe == json.loads(json.dumps(recipe)) and recipe["crop_scale"] == [0.5, 1.0]
 
 
 def test_settings_do_not_share_their_lists():
@@ -250,7 +258,19 @@ def test_another_model_is_another_run(tmp_path, fields):
         check(tmp_path, **fields)
 
 
-def test_settings_that_one_version_lacks_are_differences(tmp_path):
+def test_a_setting_that_came_later_had_its_default(tmp_path):
+    saved = {"recipe": RECIPE, "protocol_hash": "abc"}
+    check(tmp_path, {**RECIPE, "compare_alignments": [], "drift_shrinkage": 10.0}, saved=saved)
+    with pytest.raises(ValueError, match="compare_alignments was .. and is .*drift_shrinkage was 10.0 and is 2"):
+        check(tmp_path, {**RECIPE, "compare_alignments": ["none"], "drift_shrinkage": 2}, saved=saved)
+    older = SimpleNamespace(**comparable_fields(tiny_config()))
+    del older.routing
+    check_same_run(tmp_path / "state", saved, RECIPE, "abc", older, tiny_config(num_labels=None))
+    with pytest.raises(ValueError, match="routing was 'masked' and is 'random'"):
+        check_same_run(tmp_path / "state", saved, RECIPE, "abc", older, tiny_config(num_labels=None, routing="random"))
+
+
+def test_settings_that_this_version_lacks_are_differences(tmp_path):
     for saved, recipe in ((RECIPE, {**RECIPE, "new": 1}), ({**RECIPE, "new": 1}, RECIPE)):
         with pytest.raises(ValueError, match="new was"):
             check(tmp_path, recipe, saved={"recipe": saved, "protocol_hash": "abc"})
