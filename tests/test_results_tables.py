@@ -61,7 +61,7 @@ def test_every_number_is_the_mean_over_the_seeds_with_its_spread(script, monkeyp
 
 
 def test_a_method_with_one_alignment_has_no_other(script):
-    rows = [line for line in script.alignments().splitlines() if line.startswith("| Nearest class mean")]
+    rows = [line for line in script.alignments().splitlines() if line.startswith("| nearest class mean")]
     assert len(rows) == 1 and rows[0].split("|")[3:7] == ["  "] * 4 and "**5" in rows[0]
 
 

@@ -1,0 +1,210 @@
+"""The tables of docs/results.md and the README, made from the records in examples/records.
+
+    python examples/results_tables.py            # write them anew, and the curve of sample efficiency
+    python examples/results_tables.py --check    # only say which are not what the records give
+
+A table stands between `<!-- table: NAME -->` and `<!-- table: end -->`. Accuracy is in percent, the mean over training
+seeds, with their standard deviation where there are several.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from smope_hf.files import atomic_path
+from smope_hf.model_card import METHOD_NAMES
+from smope_hf.plots import plot_sample_efficiency
+from smope_hf.safe_json import read_json
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORDS = ROOT / "examples" / "records"
+PAGES = (ROOT / "docs" / "results.md", ROOT / "README.md")
+CURVE = ROOT / "docs" / "figures" / "sample-efficiency.png"
+BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- table: end -->)", re.DOTALL)
+FAA, CAA, FM = "final_average_accuracy", "cumulative_average_accuracy", "forgetting"
+THIRDS = ("recall_many", "recall_medium", "recall_few")
+ALIGNMENTS = ("none", "gaussian", "gaussian-full", "lda-uncompensated", "lda")
+SHORT = "cifar100-short"
+PROMPT_METHODS = ("smope", "one-prompt", "coda-prompt", "l2p", "ovor", "dualprompt")
+YARDSTICKS = ("finetune", "linear", "lda", "ncm")
+COMPARED = ("smope", "one-prompt", "coda-prompt")  # where all six would be too much
+NAMES = METHOD_NAMES | {
+    "smope": "SMoPE",
+    "one-prompt": "one-prompt",
+    "joint": "all tasks at once",
+    "linear": "linear head",
+    "finetune": "fine-tuning",
+    "lda": "LDA, frozen features",
+    "ncm": "nearest class mean, frozen features",
+}
+ABLATIONS = {
+    "smope": "nothing",
+    "one-prompt": "sparsity: every expert is always on",
+    "smope-noise_epsilon=0.0": "adaptive noise",
+    "smope-prototype_loss_coef=0.0": "prototype loss",
+    "smope-router_loss_coef=0.0": "router loss",
+    "smope-routing=random": "learned routing: experts are chosen at random",
+    "smope-routing=unmasked": "the mask over never used experts in evaluation",
+}
+
+
+def runs_of(folder: str, entry: str) -> list[dict]:
+    """The records of one entry's training seeds, none where it has not run."""
+    return [read_json(path) for path in sorted((RECORDS / folder / entry).glob("seed-*/record.json"))]
+
+
+def values(runs: list[dict], metric: str, alignment: str = "lda") -> np.ndarray:
+    """A metric of each run in percent; NCM's own alignment stands in for one that it cannot have."""
+    only = list(runs[0]["metrics"])
+    name = alignment if len(only) > 1 else only[0]
+    return np.array([100 * run["metrics"][name][metric] for run in runs])
+
+
+def cell(numbers: np.ndarray, sign: str = "") -> str:
+    """Mean and standard deviation."""
+    mean = round(float(np.mean(numbers)), 1) + 0.0  # no -0.0
+    return f"{mean:{sign}.1f}" + (f" ± {np.std(numbers, ddof=1):.1f}" if len(numbers) > 1 else "")
+
+
+def table(header: list[str], rows: Iterable[list[str]]) -> str:
+    """Markdown, the first column words and the others numbers."""
+    lines = ["| " + " | ".join(row) + " |" for row in (header, *rows)]
+    lines.insert(1, "|---|" + "---:|" * (len(header) - 1))
+    return "\n".join(lines) + "\n"
+
+
+def costs(runs: list[dict]) -> list[str]:
+    """Trained parameters, and GFLOPs of an image's forward pass in evaluation."""
+    return [f"{runs[0]['parameters'] / 1e6:.3f} M", f"{runs[0]['gflops_test']:.3f}"]
+
+
+def alignments() -> str:
+    """FAA of every method under every alignment, the best one of each in bold."""
+    rows = []
+    for entry in (*PROMPT_METHODS, *YARDSTICKS, "joint"):
+        if runs := runs_of(SHORT, entry):
+            of = {name: values(runs, FAA, name) for name in ALIGNMENTS if name in runs[0]["metrics"]}
+            best = max(of, key=lambda name: of[name].mean()) if of else None
+            cells = [cell(of[name]) if name in of else "" for name in ALIGNMENTS]
+            cells = [f"**{text}**" if name == best else text for name, text in zip(ALIGNMENTS, cells, strict=True)]
+            if not of:  # NCM
+                cells[-1] = f"**{cell(values(runs, FAA))}**"
+            rows.append([NAMES[entry], str(len(runs)), *cells, *costs(runs)])
+    return table(
+        ["method", "seeds", *(name.replace("-un", ", un") for name in ALIGNMENTS), "parameters", "GFLOPs test"], rows
+    )
+
+
+def overview() -> str:
+    """Every method with `lda`; the linear head as it was trained, since under `lda` it would be LDA once more."""
+    rows = []
+    for entry in PROMPT_METHODS + YARDSTICKS:
+        if runs := runs_of(SHORT, entry):
+            alignment = "none" if entry == "linear" else "lda"
+            numbers = [cell(values(runs, metric, alignment)) for metric in (FAA, CAA, FM)]
+            rows.append([NAMES[entry], str(len(runs)), *numbers, *costs(runs)])
+    return table(["method", "seeds", "FAA", "CAA", "FM", "trained parameters", "GFLOPs per image"], rows)
+
+
+def ablations() -> str:
+    """What each part is worth: the difference is to the reference with the same seeds."""
+    reference = {run["settings"]["seed"]: run for run in runs_of(SHORT, "smope")}
+    rows = []
+    for entry, what in ABLATIONS.items():
+        if runs := runs_of(SHORT, entry):
+            same = [reference[run["settings"]["seed"]] for run in runs]
+            row = [what, str(len(runs))]
+            for name in ("lda", "none"):
+                row += [cell(values(runs, FAA, name)), cell(values(runs, FAA, name) - values(same, FAA, name), "+")]
+            rows.append([*row, cell(values(runs, FM))])
+    return table(["taken away", "seeds", "FAA, lda", "difference", "FAA, none", "difference", "FM, lda"], rows)
+
+
+def efficiency() -> dict[int, dict[str, list[dict]]]:
+    """The runs of the compared methods for each number of training images per class."""
+    places = {int(place.name.split("-")[0]): f"{place.parent.name}/{place.name}"
+              for place in (RECORDS / "cifar100-efficiency").glob("*-per-class")}  # fmt: skip
+    places[100] = SHORT
+    return {
+        samples: {entry: runs for entry in COMPARED if (runs := runs_of(places[samples], entry))}
+        for samples in sorted(places)
+    }
+
+
+def best_alignment(runs: list[dict]) -> str:
+    """The alignment with the highest FAA."""
+    return max(runs[0]["metrics"], key=lambda name: values(runs, FAA, name).mean())
+
+
+def sample_efficiency() -> str:
+    """FAA over the training images of a class, each under the method's best alignment."""
+    rows = [
+        [str(samples), *(_with_best(of[entry]) if entry in of else "" for entry in COMPARED)]
+        for samples, of in efficiency().items()
+    ]
+    return table(["images per class", *(NAMES[entry] for entry in COMPARED)], rows)
+
+
+def _with_best(runs: list[dict]) -> str:
+    best = best_alignment(runs)
+    return f"{cell(values(runs, FAA, best))} ({best})"
+
+
+def draw_curve():
+    """The picture of the same numbers."""
+    curves = {}
+    for entry in COMPARED:
+        found = {samples: runs[entry] for samples, runs in efficiency().items() if entry in runs}
+        of = {samples: values(runs, FAA, best_alignment(runs)) for samples, runs in found.items()}
+        spread = [float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None for numbers in of.values()]
+        curves[entry] = (list(of), [float(numbers.mean()) for numbers in of.values()], spread)
+    plot_sample_efficiency(curves, CURVE)
+
+
+def imbalance() -> str:
+    """FAA, and recall of the classes with many, a medium number of, and few training images."""
+    rows = []
+    for factor in (10, 100):
+        for entry in COMPARED:
+            if runs := runs_of(f"cifar100-imbalance-{factor}", entry):
+                accuracies = [cell(values(runs, FAA, name)) for name in ("gaussian-full", "lda")]
+                thirds = [cell(values(runs, metric)) for metric in THIRDS]
+                rows.append([NAMES[entry], str(factor), str(len(runs)), *accuracies, *thirds])
+    header = ["method", "factor", "seeds", "FAA, gaussian-full", "FAA, lda"]
+    return table([*header, "head third, lda", "middle third, lda", "tail third, lda"], rows)
+
+
+TABLES = {
+    "alignments": alignments,
+    "overview": overview,
+    "ablations": ablations,
+    "sample-efficiency": sample_efficiency,
+    "imbalance": imbalance,
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where a table is not up to date")
+    check = parser.parse_args().check
+    stale = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        new = BLOCK.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], text)
+        if new != text:
+            stale.append(page.name)
+            if not check:
+                with atomic_path(page) as temporary:
+                    temporary.write_text(new, encoding="utf-8")
+    if not check:
+        draw_curve()
+    elif stale:
+        sys.exit(f"error: not what the records give: {', '.join(stale)}. Run python examples/results_tables.py.")
+
+
+if __name__ == "__main__":
+    main()
