@@ -38,7 +38,12 @@ def test_a_page_that_differs_from_the_records_is_named_and_mended(script, monkey
         check(script, monkeypatch, "--check")
     check(script, monkeypatch)
     text = page.read_text()
-    assert text.startswith("Before.") and text.endswith("After.\n") and "old" not in text and "| SMoPE | 3 |" in text
+    assert (
+        text.startswith("Before.")
+        and text.endswith("After.\n")
+        and "old" not in text
+        and "| SMoPE | lda | 3 |" in text
+    )
     assert (tmp_path / "curve.png").stat().st_size > 1000
     check(script, monkeypatch, "--check")
 
@@ -55,7 +60,7 @@ def test_every_number_is_the_mean_over_the_seeds_with_its_spread(script, monkeyp
             folder.mkdir(parents=True)
             (folder / "record.json").write_text(json.dumps(record))
     monkeypatch.setattr(script, "RECORDS", tmp_path)
-    assert "| SMoPE | 2 | 55.0 ± 7.1 |" in script.overview()
+    assert "| SMoPE | lda | 2 | 55.0 ± 7.1 |" in script.overview()
     # 50 - 10 and 60 - 20 against 50 and 60
     assert "| adaptive noise | 2 | 40.0 ± 0.0 | -15.0 ± 7.1 | 55.0 ± 7.1 | +0.0 ± 0.0 |" in script.ablations()
 
