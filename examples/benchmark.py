@@ -33,7 +33,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import HfArgumentParser
 
 from smope_hf.accuracy_matrix import AccuracyMatrix
 from smope_hf.checked_arguments import field_kind
@@ -41,7 +40,7 @@ from smope_hf.checkpoint import saved_tasks
 from smope_hf.files import atomic_path, write_json
 from smope_hf.hub_files import find_checkpoint
 from smope_hf.plots import plot_average_accuracy, plot_costs, read_costs
-from smope_hf.run_arguments import RUN_ARGUMENTS, read_recipe, recipe_arguments
+from smope_hf.run_arguments import RUN_ARGUMENTS, parse_arguments
 from smope_hf.safe_json import read_json
 from smope_hf.state_folder import has_state
 
@@ -82,9 +81,7 @@ def command_line(entry: str, seed: int, folder: Path, alignments: list[str], res
 
 def settings_of(arguments: list[str]) -> dict:
     """Every setting that decides a run's result, by name, as JSON gives it back."""
-    if arguments[0].endswith((".yaml", ".yml")):
-        arguments = recipe_arguments(read_recipe(arguments[0])) + arguments[1:]
-    model, data, args = HfArgumentParser(RUN_ARGUMENTS).parse_args_into_dataclasses(arguments)
+    model, data, args = parse_arguments(arguments)
     if not args.save_checkpoints:
         raise ValueError(
             "save_checkpoints = False is not allowed here: a run's record is made from its last checkpoint."

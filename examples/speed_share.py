@@ -14,11 +14,10 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import HfArgumentParser
 
 from smope_hf import ContinualTrainer
 from smope_hf.files import write_json
-from smope_hf.run_arguments import RUN_ARGUMENTS, callbacks_of, load_model, load_stream, read_recipe, recipe_arguments
+from smope_hf.run_arguments import load_trainer, parse_arguments
 
 
 class ModelTime:
@@ -53,20 +52,13 @@ class ModelTime:
 
 
 def main(argv: list[str]) -> dict:
-    if argv and argv[0].endswith((".yaml", ".yml")):
-        argv = recipe_arguments(read_recipe(argv[0])) + argv[1:]
-    model_args, data, args = HfArgumentParser(RUN_ARGUMENTS).parse_args_into_dataclasses(argv)
+    model_args, data, args = parse_arguments(argv)
     if args.resume or data.yardsticks:
         sys.exit(
             "error: a run that is resumed or has yardsticks is not measured. Give --resume false --yardsticks false."
         )
     began = time.perf_counter()
-    if data.num_threads:
-        torch.set_num_threads(data.num_threads)
-    torch.manual_seed(args.seed)
-    stream = load_stream(data)
-    model, image_processor = load_model(model_args)
-    trainer = ContinualTrainer(model, args, stream, image_processor, callbacks_of(data, model))
+    trainer = load_trainer(model_args, data, args)
     inside = ModelTime(trainer)
     trainer.train()
     total = time.perf_counter() - began

@@ -15,26 +15,16 @@ The run leaves task-NN/ checkpoints, metrics.json, accuracy_matrix.csv, manifest
 
 import sys
 
-import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import HfArgumentParser
 
-from smope_hf import ContinualTrainer
-from smope_hf.run_arguments import RUN_ARGUMENTS, callbacks_of, load_model, load_stream, read_recipe, recipe_arguments
+from smope_hf.run_arguments import load_trainer, parse_arguments
 from smope_hf.training_phase import TrainingDivergedError
 from smope_hf.yardsticks import run_yardsticks
 
 
 def main(argv: list[str]) -> dict:
-    if argv and argv[0].endswith((".yaml", ".yml")):
-        argv = recipe_arguments(read_recipe(argv[0])) + argv[1:]
-    model_args, data, args = HfArgumentParser(RUN_ARGUMENTS).parse_args_into_dataclasses(argv)
-    if data.num_threads:
-        torch.set_num_threads(data.num_threads)
-    torch.manual_seed(args.seed)
-    stream = load_stream(data)
-    model, image_processor = load_model(model_args)
-    trainer = ContinualTrainer(model, args, stream, image_processor, callbacks_of(data, model))
+    model_args, data, args = parse_arguments(argv)
+    trainer = load_trainer(model_args, data, args)
     if data.yardsticks:
         trainer.yardsticks = run_yardsticks(trainer)
     return trainer.train()

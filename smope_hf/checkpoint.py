@@ -225,8 +225,8 @@ def check_own_run(output_dir: str | os.PathLike, num_known: int, follows: str | 
     Raises:
         FileExistsError: when task `num_known` of the folder has other statistics, or only tasks before it are there.
     """
-    earlier = [folder for folder in map(task_folder, [output_dir] * num_known, range(num_known)) if folder.exists()]
-    last = task_folder(output_dir, num_known - 1)
+    folders = [task_folder(output_dir, index) for index in range(num_known)]
+    earlier, last = [folder for folder in folders if folder.exists()], folders[-1]
     if earlier and not ((last / STATISTICS_FILE).is_file() and statistics_hash(last) == follows):
         raise FileExistsError(
             f"{output_dir} holds {earlier[-1].name} of another run than the one that is gone on from, whose "

@@ -12,9 +12,7 @@ from .run_arguments import (
     DataArguments,
     ModelArguments,
     build_arguments,
-    callbacks_of,
-    load_model,
-    load_stream,
+    load_trainer,
     read_recipe,
 )
 from .training_args import ContinualTrainingArguments
@@ -41,21 +39,13 @@ def train(
     from_recipe = {} if recipe is None else read_recipe(recipe)
     model_args, data, args = build_arguments({**from_recipe, **given(options, *RUN_ARGUMENTS)})
 
-    import torch
-
     from .cli_common import be_quiet
-    from .trainer import ContinualTrainer
     from .yardsticks import run_yardsticks
 
     be_quiet()
     args.disable_progress = args.disable_progress or not sys.stderr.isatty()
-    if data.num_threads:
-        torch.set_num_threads(data.num_threads)
-    torch.manual_seed(args.seed)
-    stream = load_stream(data)
-    model, image_processor = load_model(model_args)
-    trainer = ContinualTrainer(model, args, stream, image_processor, callbacks_of(data, model))
-    trainer.accelerator.print(f"{stream!r} on {model_args.backbone}")
+    trainer = load_trainer(model_args, data, args)
+    trainer.accelerator.print(f"{trainer.stream!r} on {model_args.backbone}")
     if data.yardsticks:
         trainer.yardsticks = run_yardsticks(trainer)
     trainer.train()

@@ -184,7 +184,34 @@ def build_arguments(values: dict) -> tuple[ModelArguments, DataArguments, Contin
     )
 
 
+def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, ContinualTrainingArguments]:
+    """Settings from the command line of an example, where a recipe in a YAML file may come first.
+
+    Raises:
+        ValueError: when the recipe cannot be read or a value is not allowed; the message names the setting.
+    """
+    from transformers import HfArgumentParser
+
+    if argv and argv[0].endswith((".yaml", ".yml")):
+        argv = recipe_arguments(read_recipe(argv[0])) + argv[1:]
+    return HfArgumentParser(RUN_ARGUMENTS).parse_args_into_dataclasses(argv)
+
+
 # ---------------------------------------------------------------------- model and data
+
+
+def load_trainer(model_args: ModelArguments, data: DataArguments, args: ContinualTrainingArguments):
+    """The [`ContinualTrainer`] of a run: threads and seed set, data and model loaded, nothing trained."""
+    import torch
+
+    from .trainer import ContinualTrainer
+
+    if data.num_threads:
+        torch.set_num_threads(data.num_threads)
+    torch.manual_seed(args.seed)
+    stream = load_stream(data)
+    model, image_processor = load_model(model_args)
+    return ContinualTrainer(model, args, stream, image_processor, callbacks_of(data, model))
 
 
 def load_stream(data: DataArguments):

@@ -77,10 +77,7 @@ def check_same_run(
     Raises:
         ValueError: naming every difference.
     """
-    settings = {
-        **ContinualTrainingArguments().recipe(),
-        **saved["recipe"],
-    }  # later ones: defaults
+    settings = ContinualTrainingArguments().recipe() | saved["recipe"]
     different = [
         f"{name} was {settings.get(name)!r} and is {recipe.get(name)!r}"
         for name in sorted({*recipe, *saved["recipe"]})

@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -13,7 +12,6 @@ from accelerate.utils import tqdm
 from rich.console import Console
 from torch import Tensor
 
-from . import checkpoint
 from .accuracy_matrix import AccuracyMatrix
 from .alignment import ClassStatistics, align_classifier, check_images_suffice
 from .augmentation import BatchAugmentation, Normalization, as_trained, processed_size
@@ -22,7 +20,7 @@ from .class_recall import recall_by_frequency
 from .compiled_backbone import CompiledBackbone
 from .continued_stream import ContinuedStream
 from .evaluation import Evaluation, evaluate_tasks, overall_accuracy, predict
-from .image_check import checked_stream, write_skipped
+from .image_check import checked_stream
 from .image_store import DecodedImages, ImageStore
 from .interruption import StopSignals, interruptible
 from .metrics import metrics_where_measured
@@ -31,20 +29,19 @@ from .modeling_incremental import IncrementalClassifier
 from .other_alignments import OtherAlignments
 from .results import keep_results, print_results, run_details, write_results
 from .run_health import health_of
-from .run_state import RunState, check_same_run, versions
+from .run_state import RunState
 from .seeding import derive_generator, derive_seed
-from .state_folder import has_state
 from .statistics_pass import StatisticsStage
 from .task_data import check_tests
-from .task_manifest import first_tasks
 from .task_split import TaskSplit
 from .tasks import Task, TaskStream
+from .trainer_folder import KeepsRunFolder
 from .trainer_hub import PushesToHub
 from .training_args import ContinualTrainingArguments
 from .training_phase import TrainingPhase
 
 
-class ContinualTrainer(PushesToHub):
+class ContinualTrainer(KeepsRunFolder, PushesToHub):
     """Learns the tasks of a stream one after the other.
 
     Args:
@@ -246,78 +243,6 @@ class ContinualTrainer(PushesToHub):
             raise ValueError("The model knows no class yet. Call train() first.")
         (accuracies,) = evaluate_tasks(self).accuracies
         return {"accuracies": accuracies, **overall_accuracy(accuracies, self._test_counts()[: len(accuracies)])}
-
-    # ------------------------------------------------------------------ saving and going on
-
-    def _save(self, task: Task, manifest: dict):
-        if self.accelerator.is_main_process:
-            folder = checkpoint.task_folder(self.args.output_dir, task.index)
-            state = {
-                "recipe": self.args.recipe(),
-                "protocol_hash": manifest["protocol_hash"],
-                "accuracy_matrix": self.state.matrix.to_json(),
-                "test_counts": self._test_counts()[: task.index + 1],
-                "task_confusion": self.state.task_confusion,
-                "seconds_by_task": self.state.seconds,
-                "logged_steps": self.logged_steps,
-                "continued_from": self.state.continued_from,
-                "follows": self.state.follows,
-                "versions": versions(),
-            }
-            learned = first_tasks(manifest, task.index + 1)
-            self.others.save(self.args.output_dir, task.index)
-            history = self.state.usage_history
-            checkpoint.save_task(
-                folder, self.model, self.image_processor, self.state.statistics, history, state, learned
-            )
-            self.state.follows = checkpoint.statistics_hash(folder)
-            self.mid_task.remove()
-        self.accelerator.wait_for_everyone()
-
-    def saved_tasks(self) -> list[Path]:
-        """The folders of the tasks that this run has saved; not those of a run that it goes on from."""
-        return checkpoint.saved_tasks(self.args.output_dir, self.num_known)
-
-    def _check_output_dir(self, state: RunState | None):
-        saved, folder = self.saved_tasks(), self.args.output_dir
-        if self.num_known:
-            checkpoint.check_own_run(folder, self.num_known, state.follows)
-        if (saved or has_state(folder)) and not self.args.resume:
-            training = f"a task in training, in {self.mid_task.folder}"
-            what = f"learned tasks, up to {saved[-1].name}" if saved else training
-            raise FileExistsError(
-                f"{folder} already holds {what}. Set resume (on a command line --resume) to go on from there, or give "
-                "another output_dir."
-            )
-
-    def _prepare_output(self, manifest: dict):
-        saved = self.saved_tasks()
-        if saved:
-            self._resume_from(saved[-1], manifest)
-        self.mid_task.find(manifest["protocol_hash"])
-        if self.args.push_to_hub:
-            self.open_hub()
-        if self.accelerator.is_main_process:
-            Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
-            checkpoint.remove_partial(self.args.output_dir)
-            write_skipped(self.args.output_dir, manifest)
-
-    def _resume_from(self, folder: Path, manifest: dict):
-        saved = checkpoint.load_state(folder)
-        model = type(self.model).from_pretrained(
-            folder,
-            backbone=None if self.model.trains_backbone else self.model.backbone,
-            dtype=self.model.dtype,
-            attn_implementation=self.model.config._attn_implementation,
-        )
-        check_same_run(folder, saved, self.args.recipe(), manifest["protocol_hash"], model.config, self.model.config)
-        self.others.load(self.args.output_dir, len(model.config.tasks) - 1, model.config.num_labels)
-        statistics, usage_history = checkpoint.load_statistics(folder)
-        self.model = model.to(self.accelerator.device)
-        self.state = RunState.from_saved(saved, statistics, usage_history)
-        self.state.follows = checkpoint.statistics_hash(folder)
-        self.logged_steps = saved["logged_steps"]
-        self.accelerator.print(f"Resuming behind {folder}: {len(model.config.tasks)} tasks are learned.")
 
     # ------------------------------------------------------------------ small things
 

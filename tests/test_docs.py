@@ -116,7 +116,7 @@ def options_of_example(script: Path) -> set[str]:
     if "benchmark.py" in source and script.name != "benchmark.py":  # sample_efficiency hands its rest on to it
         own |= options_of_example(script.with_name("benchmark.py"))
     known = {f"--{setting.name}" for kind in RUN_ARGUMENTS for setting in fields(kind)}
-    return own | (known if "RUN_ARGUMENTS" in source else set())
+    return own | (known if "parse_arguments" in source else set())
 
 
 def test_examples_are_called_with_files_and_options_that_exist():

@@ -1,0 +1,84 @@
+"""The part of the trainer that keeps a run in its folder: a checkpoint for each task, and going on from the last."""
+
+from pathlib import Path
+
+from . import checkpoint
+from .image_check import write_skipped
+from .run_state import RunState, check_same_run, versions
+from .state_folder import has_state
+from .task_manifest import first_tasks
+from .tasks import Task
+
+
+class KeepsRunFolder:
+    """Saves the tasks of a run in `args.output_dir`, and resumes behind the last of them; for [`ContinualTrainer`]."""
+
+    def _save(self, task: Task, manifest: dict):
+        if self.accelerator.is_main_process:
+            folder = checkpoint.task_folder(self.args.output_dir, task.index)
+            state = {
+                "recipe": self.args.recipe(),
+                "protocol_hash": manifest["protocol_hash"],
+                "accuracy_matrix": self.state.matrix.to_json(),
+                "test_counts": self._test_counts()[: task.index + 1],
+                "task_confusion": self.state.task_confusion,
+                "seconds_by_task": self.state.seconds,
+                "logged_steps": self.logged_steps,
+                "continued_from": self.state.continued_from,
+                "follows": self.state.follows,
+                "versions": versions(),
+            }
+            learned = first_tasks(manifest, task.index + 1)
+            self.others.save(self.args.output_dir, task.index)
+            history = self.state.usage_history
+            checkpoint.save_task(
+                folder, self.model, self.image_processor, self.state.statistics, history, state, learned
+            )
+            self.state.follows = checkpoint.statistics_hash(folder)
+            self.mid_task.remove()
+        self.accelerator.wait_for_everyone()
+
+    def saved_tasks(self) -> list[Path]:
+        """The folders of the tasks that this run has saved; not those of a run that it goes on from."""
+        return checkpoint.saved_tasks(self.args.output_dir, self.num_known)
+
+    def _check_output_dir(self, state: RunState | None):
+        saved, folder = self.saved_tasks(), self.args.output_dir
+        if self.num_known:
+            checkpoint.check_own_run(folder, self.num_known, state.follows)
+        if (saved or has_state(folder)) and not self.args.resume:
+            training = f"a task in training, in {self.mid_task.folder}"
+            what = f"learned tasks, up to {saved[-1].name}" if saved else training
+            raise FileExistsError(
+                f"{folder} already holds {what}. Set resume (on a command line --resume) to go on from there, or give "
+                "another output_dir."
+            )
+
+    def _prepare_output(self, manifest: dict):
+        saved = self.saved_tasks()
+        if saved:
+            self._resume_from(saved[-1], manifest)
+        self.mid_task.find(manifest["protocol_hash"])
+        if self.args.push_to_hub:
+            self.open_hub()
+        if self.accelerator.is_main_process:
+            Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
+            checkpoint.remove_partial(self.args.output_dir)
+            write_skipped(self.args.output_dir, manifest)
+
+    def _resume_from(self, folder: Path, manifest: dict):
+        saved = checkpoint.load_state(folder)
+        model = type(self.model).from_pretrained(
+            folder,
+            backbone=None if self.model.trains_backbone else self.model.backbone,
+            dtype=self.model.dtype,
+            attn_implementation=self.model.config._attn_implementation,
+        )
+        check_same_run(folder, saved, self.args.recipe(), manifest["protocol_hash"], model.config, self.model.config)
+        self.others.load(self.args.output_dir, len(model.config.tasks) - 1, model.config.num_labels)
+        statistics, usage_history = checkpoint.load_statistics(folder)
+        self.model = model.to(self.accelerator.device)
+        self.state = RunState.from_saved(saved, statistics, usage_history)
+        self.state.follows = checkpoint.statistics_hash(folder)
+        self.logged_steps = saved["logged_steps"]
+        self.accelerator.print(f"Resuming behind {folder}: {len(model.config.tasks)} tasks are learned.")
