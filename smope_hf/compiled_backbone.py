@@ -8,6 +8,21 @@ import torch
 BACKEND = "inductor"
 
 
+def check_compiler(device: torch.device):
+    """Compile something small, so that a machine that cannot says so before any image is read.
+
+    Raises:
+        ValueError: when torch's backend does not work here, on a CPU mostly for want of a C++ compiler.
+    """
+    try:
+        torch.compile(torch.relu, fullgraph=True, backend=BACKEND)(torch.zeros(8, device=device))
+    except RuntimeError as error:  # torch's own kinds, which are only known once its compiler is imported
+        raise ValueError(
+            f"torch_compile = True is not allowed here, as torch cannot compile on this machine: "
+            f"{str(error).splitlines()[0]}. Install a C++ compiler (g++, or one that CXX names), or leave it out."
+        ) from error
+
+
 class CompiledBackbone:
     """Runs a model's backbone, with the prompts in its attention, as one compiled graph.
 

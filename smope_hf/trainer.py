@@ -17,7 +17,7 @@ from .alignment import ClassStatistics, align_classifier, check_images_suffice
 from .augmentation import BatchAugmentation, Normalization, as_trained, processed_size
 from .callbacks import ContinualCallback
 from .class_recall import recall_by_frequency
-from .compiled_backbone import CompiledBackbone
+from .compiled_backbone import CompiledBackbone, check_compiler
 from .continued_stream import ContinuedStream
 from .evaluation import Evaluation, evaluate_tasks, overall_accuracy, predict
 from .image_check import checked_stream
@@ -86,6 +86,8 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
         self.accelerator = Accelerator(
             mixed_precision=args.mixed_precision, log_with=trackers, project_dir=args.output_dir
         )
+        if args.torch_compile:
+            check_compiler(self.accelerator.device)
         self.stream = checked_stream(stream, args, self.accelerator)
         self.model = model.to(self.accelerator.device)
         size = processed_size(image_processor)

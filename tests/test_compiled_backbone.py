@@ -1,7 +1,11 @@
 """Training through torch.compile: one graph, the same steps, and no new graph for new classes."""
 
 import contextlib
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -105,6 +109,31 @@ def test_a_compiled_run_learns_the_same(backbone, tmp_path, monkeypatch):
         tiny_trainer(backbone, tmp_path / name, stream=tiny_stream(num_tasks=2), torch_compile=switch).train()
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > before
     assert_same_tensors(tmp_path / "plain" / "task-02", tmp_path / "compiled" / "task-02")
+
+
+WITHOUT_COMPILER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from runs import tiny_trainer
+from smope_hf import trainer
+trainer.checked_stream = lambda *_: sys.exit("images were read")
+try:
+    tiny_trainer(sys.argv[2], Path(sys.argv[3]), torch_compile=True)
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_a_machine_that_cannot_compile_says_so_before_an_image_is_read(backbone, tmp_path):
+    tests = str(Path(__file__).parent)
+    environment = {**os.environ, "CXX": str(tmp_path / "no-compiler"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    environment["PYTHONPATH"] = str(Path(tests).parent)
+    command = [sys.executable, "-c", WITHOUT_COMPILER, tests, backbone, str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert "torch_compile = True is not allowed here" in done.stdout and "no-compiler" in done.stdout
+    assert "Install a C++ compiler" in done.stdout and not (tmp_path / "run").exists()
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch's default backend needs a C++ compiler")

@@ -1,5 +1,6 @@
 """A disk that is really full: a small file system of its own, where the test may mount one."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -45,6 +46,29 @@ def fill(disk):
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("which", ["its first file", "its last file", "its folder"])
+def test_a_write_that_fails_leaves_the_tasks_before_it_and_can_be_made_up_for(tmp_path, monkeypatch, which):
+    """As on a full disk, on any machine: whichever write of the second task fails, nothing half written stays."""
+    backbone = save_backbone(tmp_path / "backbone")
+    tiny_trainer(backbone, tmp_path / "whole").train()
+    files = sorted(path for path in (tmp_path / "whole" / "task-02").rglob("*") if path.is_file())
+    run = tmp_path / "run"
+    failing = {"its first file": files[0].name, "its last file": files[-1].name, "its folder": ".task-02"}[which]
+
+    def sync(path):
+        if ".task-02" in str(path) and path.name.startswith(failing):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("smope_hf.checkpoint.sync", sync)
+    with pytest.raises(OSError, match="No space left"):
+        tiny_trainer(backbone, run).train()
+    assert names(run) == ["task-01"]
+    assert_same_tensors(tmp_path / "whole" / "task-01", run / "task-01")
+    monkeypatch.undo()
+    tiny_trainer(backbone, run, resume=True).train()
+    assert_same_tensors(tmp_path / "whole" / "task-03", run / "task-03")
 
 
 @pytest.mark.slow
