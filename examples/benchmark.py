@@ -37,6 +37,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from smope_hf.accuracy_matrix import AccuracyMatrix
 from smope_hf.checked_arguments import field_kind
 from smope_hf.checkpoint import saved_tasks
+from smope_hf.class_recall import THIRDS
+from smope_hf.comparison_report import METRICS
 from smope_hf.files import atomic_path, write_json
 from smope_hf.hub_files import find_checkpoint
 from smope_hf.plots import plot_average_accuracy, plot_costs, read_costs
@@ -46,10 +48,9 @@ from smope_hf.state_folder import has_state
 
 TRAIN = Path(__file__).parent / "train.py"
 STAGES = ("training", "statistics", "alignment", "evaluation")
-METRICS = {"FAA": "final_average_accuracy", "CAA": "cumulative_average_accuracy", "FM": "forgetting"}
 PROCESS_FILE, SETTINGS_FILE, RECORD_FILE = "process.json", "settings.json", "record.json"
 ALWAYS = {"joint": {"method": "finetune", "joint": "true"}}
-RECALL = {"recall head": "recall_many", "recall middle": "recall_medium", "recall tail": "recall_few"}
+RECALL = dict(zip(("recall head", "recall middle", "recall tail"), THIRDS, strict=True))
 CLOSED_FORM = ("ncm", "lda")
 DEFAULTS = {
     s.name: s.default if s.default_factory is MISSING else s.default_factory()

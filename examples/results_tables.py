@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from smope_hf.class_recall import THIRDS
+from smope_hf.comparison_report import METRICS
 from smope_hf.files import atomic_path
 from smope_hf.model_card import METHOD_NAMES
 from smope_hf.plots import plot_sample_efficiency
@@ -25,8 +27,7 @@ RECORDS = ROOT / "examples" / "records"
 PAGES = (ROOT / "docs" / "results.md", ROOT / "README.md")
 CURVE = ROOT / "docs" / "figures" / "sample-efficiency.png"
 BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- table: end -->)", re.DOTALL)
-FAA, CAA, FM = "final_average_accuracy", "cumulative_average_accuracy", "forgetting"
-THIRDS = ("recall_many", "recall_medium", "recall_few")
+FAA, CAA, FM = METRICS.values()
 ALIGNMENTS = ("none", "gaussian", "gaussian-full", "lda-uncompensated", "lda")
 SHORT = "cifar100-short"
 PROMPT_METHODS = ("smope", "one-prompt", "coda-prompt", "l2p", "ovor", "dualprompt")
