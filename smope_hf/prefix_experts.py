@@ -44,6 +44,7 @@ class PrefixExperts(nn.Module):
         self.register_buffer("previous_keys", torch.zeros(shape))  # (H, E, d)
         self.listening = False  # while the model's forward pass runs
         self.scores = self.selected = None  # of that pass; collected by `pop_route`
+        self._targets = None  # see `prototype_targets`
 
     def reset_parameters(self):
         """Start keys and values uniform in [0, 1), as published, with nothing used, marked or remembered."""
@@ -110,12 +111,25 @@ class PrefixExperts(nn.Module):
         noisy = scores + self.noise_epsilon * score_range(scores).detach() * ~chosen
         return cross_entropy_towards(noisy, chosen).sum(dim=1).mean()
 
+    def prototype_targets(self) -> Tensor:
+        """Step 8: the K experts that each stored query attracted before, bool (H, E, E).
+
+        The stored queries stay as they are for a whole task, and so do these: computed once, and anew when
+        `previous_keys` is another tensor or was written to.
+        """
+        stored = self.previous_keys
+        version = None if stored.is_inference() else stored._version  # torch counts the writes to a tensor
+        if version is None or self._targets is None or self._targets[0] is not stored or self._targets[1] != version:
+            previous = at_least_float32(stored)
+            nearest = (previous @ previous.mT).topk(self.top_k, dim=-1).indices
+            self._targets = stored, version, membership(nearest, previous.shape[1])
+        return self._targets[2]
+
     def prototype_loss(self) -> Tensor:
         """Step 8: marked experts keep attracting what they attracted before; 0 while none is marked."""
         previous = at_least_float32(self.previous_keys)  # (H, E, d), each row a stored query
         with without_autocast(previous):
-            targets = membership((previous @ previous.mT).topk(self.top_k, dim=-1).indices, previous.shape[1])
-            loss = cross_entropy_towards(previous @ at_least_float32(self.keys).mT, targets)  # (H, E)
+            loss = cross_entropy_towards(previous @ at_least_float32(self.keys).mT, self.prototype_targets())  # (H, E)
         marked = self.frequently_used
         return ((loss * marked).sum(dim=-1) / marked.sum(dim=-1).clamp(min=1)).sum()
 

@@ -1,11 +1,12 @@
 """The two routing losses, against loops that follow docs/method.md, steps 7 and 8 word by word."""
 
+import copy
 import math
 
 import pytest
 import torch
 
-from smope_hf.prefix_experts import PrefixExperts
+from smope_hf.prefix_experts import PrefixExperts, membership
 
 HEADS, SIZE, EXPERTS, TOP_K, BATCH, EPSILON = 3, 4, 6, 2, 5, 0.4
 
@@ -162,3 +163,49 @@ def test_autocast_does_not_round_the_losses(dtype):
         found = experts.router_loss(scores, selected), experts.prototype_loss()
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
+
+
+def test_prototype_targets_are_computed_once_for_a_task(monkeypatch):
+    experts = make_experts()
+    experts.frequently_used[:] = True
+    counted = []
+    monkeypatch.setattr("smope_hf.prefix_experts.membership", lambda *given: counted.append(1) or membership(*given))
+    first = experts.prototype_targets()
+    for _ in range(3):
+        experts.prototype_loss()
+        with torch.no_grad():
+            experts.keys.add_(1)  # a step
+    assert len(counted) == 1 and experts.prototype_targets() is first
+
+
+@pytest.mark.parametrize("how", ["a new task", "written to", "replaced", "loaded", "copied"])
+def test_prototype_targets_follow_the_stored_queries(how):
+    experts = make_experts()
+    before = experts.prototype_targets()
+    assert experts.previous_keys._version == 1
+    other = torch.randn(experts.keys.shape, generator=torch.Generator().manual_seed(9), dtype=experts.keys.dtype)
+    if how == "a new task":
+        with torch.no_grad():
+            experts.keys.copy_(other)
+        experts.begin_task()
+    elif how == "written to":
+        experts.previous_keys.copy_(other)
+    elif how == "replaced":
+        experts.previous_keys = other.mul_(1)  # written to as often as the one before
+        assert other._version == 1
+    elif how == "loaded":
+        experts.load_state_dict({**experts.state_dict(), "previous_keys": other})
+    else:
+        experts = copy.deepcopy(experts)
+        experts.previous_keys.copy_(other)
+    expected = membership((other @ other.mT).topk(experts.top_k, dim=-1).indices, other.shape[1])
+    assert torch.equal(experts.prototype_targets(), expected) and not torch.equal(before, expected)
+
+
+def test_prototype_loss_of_a_model_made_in_inference_mode():
+    with torch.inference_mode():
+        experts = copy.deepcopy(make_experts())
+        experts.frequently_used[:] = True
+        first = experts.prototype_loss()
+        experts.previous_keys.neg_().add_(torch.arange(EXPERTS)[:, None])
+        assert experts.prototype_loss() != first
