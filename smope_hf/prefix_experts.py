@@ -115,15 +115,18 @@ class PrefixExperts(nn.Module):
         """Step 8: the K experts that each stored query attracted before, bool (H, E, E).
 
         The stored queries stay as they are for a whole task, and so do these: computed once, and anew when
-        `previous_keys` is another tensor or was written to.
+        `previous_keys` is another tensor or was written to. A compiled graph cannot ask that, and computes them anew.
         """
         stored = self.previous_keys
-        version = None if stored.is_inference() else stored._version  # torch counts the writes to a tensor
-        if version is None or self._targets is None or self._targets[0] is not stored or self._targets[1] != version:
-            previous = at_least_float32(stored)
-            nearest = (previous @ previous.mT).topk(self.top_k, dim=-1).indices
-            self._targets = stored, version, membership(nearest, previous.shape[1])
+        if torch.compiler.is_compiling() or stored.is_inference():  # no writes are counted
+            return self._prototype_targets()
+        if self._targets is None or self._targets[0] is not stored or self._targets[1] != stored._version:
+            self._targets = stored, stored._version, self._prototype_targets()
         return self._targets[2]
+
+    def _prototype_targets(self) -> Tensor:
+        previous = at_least_float32(self.previous_keys)
+        return membership((previous @ previous.mT).topk(self.top_k, dim=-1).indices, previous.shape[1])
 
     def prototype_loss(self) -> Tensor:
         """Step 8: marked experts keep attracting what they attracted before; 0 while none is marked."""
