@@ -12,9 +12,9 @@ import torch
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 ROWS = [
-    "inference", "training", "experts-inference", "experts-training", "top-k-inference", "top-k-training",
-    "tasks-inference", "tasks-parameters", "bf16", "memory", "alignment", "begin-task", "end-of-task", "outside",
-    "import", "help",
+    "inference", "untrained-inference", "training", "experts-inference", "experts-training", "top-k-inference",
+    "top-k-training", "tasks-inference", "tasks-parameters", "bf16", "memory", "alignment", "begin-task",
+    "end-of-task", "outside", "import", "help",
 ]  # fmt: skip
 
 
