@@ -31,6 +31,7 @@ def quick(tmp_path_factory):
     return json.loads((folder / "speed.json").read_text()), (folder / "speed.md").read_text(), done.stdout
 
 
+@pytest.mark.slow
 def test_every_row_is_measured_saved_and_printed(quick):
     content, table, printed = quick
     assert [row["name"] for row in content["rows"]] == ROWS
@@ -43,6 +44,7 @@ def test_every_row_is_measured_saved_and_printed(quick):
     assert table in printed and content["threads"] == 1 and content["device"] in ("cpu", "cuda")
 
 
+@pytest.mark.slow
 def test_what_no_clock_decides(quick):
     """The number of tasks costs no parameter, and the end of a task one pass over its images."""
     rows = {row["name"]: row for row in quick[0]["rows"]}

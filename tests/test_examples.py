@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
     "--dataset", "embedded", "--backbone", "embedded", "--num_tasks", "5", "--max_train_samples_per_class", "4",
@@ -34,6 +36,7 @@ def test_train_with_a_recipe_a_tracker_and_yardsticks(tmp_path):
         assert text in done.stdout, text
 
 
+@pytest.mark.slow
 def test_a_mistake_is_one_line(tmp_path):
     for wrong, message in {
         ("--num_tasks", "3"): "num_tasks=3",
@@ -47,6 +50,7 @@ def test_a_mistake_is_one_line(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_story_of_three_people_and_two_repositories(tmp_path):
     command = [sys.executable, str(ROOT / "examples" / "share_and_go_on.py"), "--epochs", "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}

@@ -50,7 +50,7 @@ def run_by(tmp_path_factory):
     return run
 
 
-@pytest.fixture(scope="module", params=[2, 4])
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def pair(run_by, request):
     return run_by(1), run_by(request.param)
 

@@ -37,6 +37,7 @@ PUBLISHED = {
     "imagenet-r-20": (20, 0.3, 1e-4, 5e-5, 0.0025, 64, "cosine"),
     "cub-200": (10, 0.4, 1e-5, 5e-5, 0.005, 128, "cosine-per-epoch"),
 }
+SLOW = ("imagenet-r-10", "imagenet-r-20", "cub-200")  # whose runs take longest
 TINY = {"epochs": 1, "dense_epochs": 0, "alignment_epochs": 1}  # what a tiny run does otherwise than its recipe
 
 
@@ -122,7 +123,9 @@ def test_a_recipe_of_the_paper_holds_the_published_settings(name):
     assert options and {key: recipe[key] for key in options} == options
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in PUBLISHED]
+)
 def test_a_recipe_of_the_paper_runs_on_data_with_its_columns(name, backbone, tmp_path, monkeypatch):
     monkeypatch.setattr("smope_hf.model_card.plot_accuracy_matrix", lambda *_, **__: None)  # the slowest part by far
     recipe = read_recipe(RECIPES / f"{name}.yaml")

@@ -171,6 +171,7 @@ def test_gradient_checkpointing_counts_once(place, tmp_path):
     assert sum(reading["images"] for reading in readings) == 2 * 6 * TRAIN_PER_CLASS
 
 
+@pytest.mark.slow
 def test_two_processes_count_together(place, tmp_path):
     """The last batch of an epoch has a single image, of which the second process has no share."""
     script = tmp_path / "run.py"
