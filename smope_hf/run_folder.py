@@ -15,6 +15,7 @@ from .registry import config_of
 from .routing_record import PATTERNS_FILE, load_patterns
 from .run_state import model_settings
 from .safe_json import read_json
+from .state_folder import STATE_FOLDER, read_content
 from .state_guard import check_present, load_routing
 from .task_manifest import check_manifest
 from .training_routing_record import TRAINING_FILE, load_training_record
@@ -32,7 +33,7 @@ class RunFolder:
     Attributes:
         tasks: the folders of the tasks saved in it, in order; the folder itself where it is a task's.
         finished: whether the run wrote the results of all its tasks; a run that was cut, or is going on, has not, nor
-            has one that learned more tasks in its own folder since.
+            has one that began to learn more tasks in its own folder since.
 
     Raises:
         FileNotFoundError: when there are neither results nor a saved task.
@@ -52,14 +53,17 @@ class RunFolder:
             raise FileNotFoundError(f"{path} holds no run: there is neither {METRICS_FILE} nor a task-NN folder in it")
 
     def _results(self) -> dict | None:
-        """What the run wrote of all its tasks at its end; None where it did not, or has learned more since."""
+        """What the run wrote of all its tasks at its end; None where it did not, or has begun more since."""
         file = self.path / METRICS_FILE
         if not file.is_file():
             return None
         content = read_json(file)
         check_present(content, file)
-        last = task_index(self.tasks[-1].name) if self.tasks else None
-        stale = last is not None and len(content.get("accuracy_matrix", range(last + 1))) <= last
+        begun = [task_index(self.tasks[-1].name)] if self.tasks else []
+        if state := read_content(self.path / STATE_FOLDER):
+            begun.append(state["task"])
+        last = max(begun, default=-1)
+        stale = len(content.get("accuracy_matrix", range(last + 1))) <= last
         return None if stale else content
 
     @cached_property

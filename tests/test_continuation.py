@@ -12,7 +12,7 @@ from runs import AtStep, assert_same_tensors, read, save_backbone, tiny_stream, 
 from safetensors.numpy import load_file, save_file
 
 from smope_hf import ContinualTrainer, cli_add_classes
-from smope_hf.checkpoint import load_manifest, load_state
+from smope_hf.checkpoint import load_manifest, load_state, saved_tasks
 from smope_hf.continued_stream import ContinuedStream
 from smope_hf.files import write_json
 from smope_hf.results import RESULT_FILES, keep_results
@@ -99,7 +99,10 @@ def test_an_addition_in_the_runs_own_folder_is_resumed_by_the_same_command(whole
         )
 
     with pytest.raises(KeyboardInterrupt):
-        attempt(2, 3, callbacks=[AtStep(2, 1, interrupt)]).train()
+        attempt(2, 3, callbacks=[AtStep(1, 2, interrupt)], checkpoint_every=1).train()
+    assert not RunFolder(tmp_path).finished and len(saved_tasks(tmp_path)) == 1
+    with pytest.raises(KeyboardInterrupt):
+        attempt(2, 3, callbacks=[AtStep(2, 1, interrupt)], resume=True).train()
     run = RunFolder(tmp_path)  # of two tasks by now, and metrics.json tells of one
     assert not run.finished and len(run.matrix) == 2 and len(run.manifest["tasks"]) == 2
     assert "The run is not finished" in warnings_of_run(run)[0]
