@@ -153,8 +153,7 @@ def model_rows(bench: Bench) -> list[Row]:
     model, many, all_on = bench.model(), bench.model(num_experts=400), bench.model(top_k=25)
     once, hundred = bench.model(tasks=1, classes=1), bench.model(tasks=100, classes=1)
     inference, training = bench.inference, bench.training
-    untrained = bench.pairs(inference(model), inference(bench.bare))
-    training(model)()  # frees larger blocks, after which glibc no longer gives memory back in the middle of a pass
+    training(model)()  # from then on glibc keeps the memory of a pass: see speed_allocator.py
     compared = (
         ("inference", "inference / bare ViT with sdpa", 1.03, lambda: (inference(model), inference(bench.bare))),
         ("training", "training step / forward and backward of the frozen ViT", 1.05,
@@ -166,7 +165,6 @@ def model_rows(bench: Bench) -> list[Row]:
         ("tasks-inference", "100 tasks / 1, inference", 1.00, lambda: (inference(hundred), inference(once))),
     )  # fmt: skip
     rows = [Row(name, what, limit=limit, **bench.pairs(*make())) for name, what, limit, make in compared]
-    rows.insert(1, Row("untrained-inference", "the same before any training step", limit=1.03, **untrained))
     sizes = [sum(value.numel() for value in each.prompt_parameters()) for each in (hundred, once)]
     rows.append(Row("tasks-parameters", "100 tasks / 1, prompt parameters", sizes[0] / sizes[1], 1.00))
     half, full = training(bench.model(), bf16=True), training(model)

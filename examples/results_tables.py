@@ -1,6 +1,6 @@
 """The tables of docs/results.md and the README, made from the records in examples/records.
 
-    python examples/results_tables.py            # write them anew, and the curve of sample efficiency
+    python examples/results_tables.py            # write them anew, and draw the two pictures of the same numbers
     python examples/results_tables.py --check    # only say which are not what the records give
 
 A table stands between `<!-- table: NAME -->` and `<!-- table: end -->`. Accuracy is in percent, the mean over training
@@ -19,13 +19,14 @@ from smope_hf.class_recall import THIRDS
 from smope_hf.comparison_report import METRICS
 from smope_hf.files import atomic_path
 from smope_hf.model_card import METHOD_NAMES
-from smope_hf.plots import plot_sample_efficiency
+from smope_hf.plots import plot_costs, plot_sample_efficiency
 from smope_hf.safe_json import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "examples" / "records"
 PAGES = (ROOT / "docs" / "results.md", ROOT / "README.md")
 CURVE = ROOT / "docs" / "figures" / "sample-efficiency.png"
+COSTS = ROOT / "docs" / "figures" / "cifar100-short-costs.png"
 BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- table: end -->)", re.DOTALL)
 FAA, CAA, FM = METRICS.values()
 ALIGNMENTS = ("none", "gaussian", "gaussian-full", "lda-uncompensated", "lda")
@@ -156,15 +157,33 @@ def _with_best(runs: list[dict]) -> str:
     return f"{cell(values(runs, FAA, best))} ({best})"
 
 
+def mean_and_spread(runs: list[dict]) -> tuple[float, float | None]:
+    """FAA under the best alignment, and its standard deviation where there are several seeds."""
+    numbers = values(runs, FAA, best_alignment(runs))
+    return float(numbers.mean()), float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None
+
+
 def draw_curve():
-    """The picture of the same numbers."""
+    """The picture of the numbers of images that every compared method has learned from."""
+    shared = {samples: of for samples, of in efficiency().items() if len(of) == len(COMPARED)}
     curves = {}
     for entry in COMPARED:
-        found = {samples: runs[entry] for samples, runs in efficiency().items() if entry in runs}
-        of = {samples: values(runs, FAA, best_alignment(runs)) for samples, runs in found.items()}
-        spread = [float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None for numbers in of.values()]
-        curves[entry] = (list(of), [float(numbers.mean()) for numbers in of.values()], spread)
+        means, spreads = zip(*(mean_and_spread(of[entry]) for of in shared.values()), strict=True)
+        curves[entry] = (list(shared), list(means), list(spreads))
     plot_sample_efficiency(curves, CURVE)
+
+
+def draw_costs():
+    """The picture of the prompt methods' accuracy over what they cost."""
+    methods = []
+    for entry in PROMPT_METHODS:
+        runs = runs_of(SHORT, entry)
+        mean, spread = mean_and_spread(runs)
+        gflops = {f"GFLOPs {phase}": runs[0][f"gflops_{phase}"] for phase in ("train", "test")}
+        methods.append(
+            {"method": entry, "FAA": mean, "FAA std": spread, "parameters": runs[0]["parameters"], **gflops}
+        )
+    plot_costs(methods, COSTS)
 
 
 def imbalance() -> str:
@@ -204,6 +223,7 @@ def main():
                     temporary.write_text(new, encoding="utf-8")
     if not check:
         draw_curve()
+        draw_costs()
     elif stale:
         sys.exit(f"error: not what the records give: {', '.join(stale)}. Run python examples/results_tables.py.")
 

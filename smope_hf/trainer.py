@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import tqdm
+from accelerate.utils import DistributedDataParallelKwargs, tqdm
 from rich.console import Console
 from torch import Tensor
 
@@ -84,7 +84,11 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
         trackers = None if args.report_to == "none" else args.report_to
         AcceleratorState._reset_state()  # or a second trainer of a notebook could not have another precision
         self.accelerator = Accelerator(
-            mixed_precision=args.mixed_precision, log_with=trackers, project_dir=args.output_dir
+            mixed_precision=args.mixed_precision,
+            log_with=trackers,
+            project_dir=args.output_dir,
+            # no step writes a buffer, so none need be sent
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
         if args.torch_compile:
             check_compiler(self.accelerator.device)

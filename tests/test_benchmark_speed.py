@@ -12,9 +12,9 @@ import torch
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 ROWS = [
-    "inference", "untrained-inference", "training", "experts-inference", "experts-training", "top-k-inference",
-    "top-k-training", "tasks-inference", "tasks-parameters", "bf16", "memory", "alignment", "begin-task",
-    "end-of-task", "outside", "import", "help",
+    "inference", "training", "experts-inference", "experts-training", "top-k-inference", "top-k-training",
+    "tasks-inference", "tasks-parameters", "bf16", "memory", "alignment", "begin-task", "end-of-task", "outside",
+    "import", "help",
 ]  # fmt: skip
 
 
@@ -49,6 +49,19 @@ def test_what_no_clock_decides(quick):
     """The number of tasks costs no parameter, and the end of a task one pass over its images."""
     rows = {row["name"]: row for row in quick[0]["rows"]}
     assert rows["tasks-parameters"]["value"] == rows["end-of-task"]["value"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the settings are those of glibc")
+def test_no_page_is_given_back_with_the_settings_of_the_page():
+    page = (EXAMPLES.parent / "docs" / "performance.md").read_text()
+    line = next(line for line in page.splitlines() if line.startswith("export MALLOC_"))
+    settings = dict(word.split("=") for word in line.split()[1:])
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), **settings}
+    command = [sys.executable, str(EXAMPLES / "speed_allocator.py"), "--batch_size", "2", "--repetitions", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280, check=True)
+    faults = [int(line.split("|")[3]) for line in done.stdout.splitlines() if line.startswith(("| bare", "| with"))]
+    assert len(faults) == 2 and max(faults) < 100
 
 
 def test_peak_memory_is_that_of_what_is_there_at_the_same_time():

@@ -33,7 +33,9 @@ def test_a_page_that_differs_from_the_records_is_named_and_mended(script, monkey
     page = tmp_path / "results.md"
     page.write_text("Before.\n\n<!-- table: overview -->\n| old |\n<!-- table: end -->\n\nAfter.\n")
     monkeypatch.setattr(script, "PAGES", (page,))
-    monkeypatch.setattr(script, "CURVE", tmp_path / "curve.png")
+    pictures = {name: tmp_path / f"{name}.png" for name in ("CURVE", "COSTS")}
+    for name, path in pictures.items():
+        monkeypatch.setattr(script, name, path)
     with pytest.raises(SystemExit, match=r"results\.md"):
         check(script, monkeypatch, "--check")
     check(script, monkeypatch)
@@ -44,7 +46,7 @@ def test_a_page_that_differs_from_the_records_is_named_and_mended(script, monkey
         and "old" not in text
         and "| SMoPE | lda | 3 |" in text
     )
-    assert (tmp_path / "curve.png").stat().st_size > 1000
+    assert all(path.stat().st_size > 1000 for path in pictures.values())
     check(script, monkeypatch, "--check")
 
 
@@ -63,6 +65,26 @@ def test_every_number_is_the_mean_over_the_seeds_with_its_spread(script, monkeyp
     assert "| SMoPE | lda | 2 | 55.0 ± 7.1 |" in script.overview()
     # 50 - 10 and 60 - 20 against 50 and 60
     assert "| adaptive noise | 2 | 40.0 ± 0.0 | -15.0 ± 7.1 | 55.0 ± 7.1 | +0.0 ± 0.0 |" in script.ablations()
+
+
+def test_pictures_show_the_means_of_the_records(script, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(script, "plot_costs", lambda methods, path: drawn.update(costs=methods))
+    monkeypatch.setattr(script, "plot_sample_efficiency", lambda curves, path: drawn.update(curves=curves))
+    script.draw_costs()
+    script.draw_curve()
+    means = {row["method"]: (f"{row['FAA']:.1f}", row["FAA std"] is None) for row in drawn["costs"]}
+    for line in script.overview().splitlines():
+        method = next((entry for entry in means if line.startswith(f"| {script.NAMES[entry]} |")), None)
+        if method:
+            _, _, alignment, seeds, faa, *_ = (field.strip() for field in line.split("|"))
+            assert means.pop(method) == (faa.split()[0], seeds == "1")
+    assert not means
+    measured = [samples for samples, of in script.efficiency().items() if len(of) == len(script.COMPARED)]
+    assert {tuple(curve[0]) for curve in drawn["curves"].values()} == {tuple(measured)}
+    assert drawn["curves"]["smope"][1][measured.index(100)] == pytest.approx(
+        script.mean_and_spread(script.runs_of(script.SHORT, "smope"))[0]
+    )
 
 
 def test_a_method_with_one_alignment_has_no_other(script):
