@@ -25,14 +25,14 @@ def folder_of(output_dir: Path, samples: int) -> Path:
     return output_dir / f"{samples:04d}-per-class"
 
 
-def best_rows(folder: Path, samples: int) -> dict[str, dict]:
-    """For each method the row of its best alignment."""
+def best_rows(folder: Path) -> dict[str, dict]:
+    """For each method of a benchmark the row of its best alignment."""
     best: dict[str, dict] = {}
     with open(folder / "results.csv", newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             if row["method"] not in best or float(row["FAA"]) > float(best[row["method"]]["FAA"]):
                 kept = ("method", "alignment", "seeds", "FAA", "FAA std", "CAA", "CAA std", "FM", "FM std")
-                best[row["method"]] = {"samples": samples, **{name: row[name] for name in kept}}
+                best[row["method"]] = {name: row[name] for name in kept}
     return best
 
 
@@ -85,7 +85,7 @@ def main():
         finished = subprocess.run([sys.executable, str(BENCHMARK), *given])
         if finished.returncode != 0:
             sys.exit(f"error: the benchmark with {samples} images per class failed; the message is above.")
-        rows += best_rows(folder, samples).values()
+        rows += [{"samples": samples, **row} for row in best_rows(folder).values()]
     write_tables(rows, options.output_dir)
     plot_sample_efficiency(curves(rows), options.output_dir / "sample_efficiency.png")
 

@@ -56,7 +56,8 @@ class DataArguments(CheckedArguments):
     """The data set and its tasks."""
 
     limits = {
-        "num_tasks": (1, MAX_WHOLE), "classes_per_task": (1, MAX_WHOLE), "class_order_seed": (-MAX_SEED, MAX_SEED),
+        "num_tasks": (1, MAX_WHOLE), "classes_per_task": (1, MAX_WHOLE), "max_tasks": (1, MAX_WHOLE),
+        "class_order_seed": (-MAX_SEED, MAX_SEED),
         "test_fraction": (0, 1), "validation_fraction": (0, 1), "max_train_samples_per_class": (1, MAX_WHOLE),
         "max_test_samples_per_class": (1, MAX_WHOLE), "imbalance_factor": (1, MAX_NUMBER),
         "num_threads": (1, MAX_THREADS),
@@ -69,6 +70,7 @@ class DataArguments(CheckedArguments):
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit on the Hub."})
     num_tasks: int | None = field(default=None, metadata={"help": "Tasks of equal size; or give `classes_per_task`."})
     classes_per_task: int | None = field(default=None, metadata={"help": "Classes in each task."})
+    max_tasks: int | None = field(default=None, metadata={"help": "Learn only the first so many of the tasks."})
     class_order_seed: int = field(
         default=0,
         metadata={"help": "Seed of the class order and of image choices."},
@@ -225,6 +227,7 @@ def load_stream(data: DataArguments):
         revision=data.dataset_revision,
         num_tasks=data.num_tasks,
         classes_per_task=data.classes_per_task,
+        max_tasks=data.max_tasks,
         seed=data.class_order_seed,
         image_column=data.image_column,
         label_column=data.label_column,

@@ -57,6 +57,14 @@ def class_groups(
     return [order[start : start + size] for start in range(0, count, size)]
 
 
+def check_max_tasks(value: object, tasks: int) -> None:
+    """Refuse a `max_tasks` that is neither None nor a number of tasks that there are."""
+    if value is not None:
+        _check_count("max_tasks", value)
+        if value > tasks:
+            raise ValueError(f"max_tasks={value}: there are {tasks} tasks; give at most that, or leave it out for all")
+
+
 def _listed_groups(classes: Classes, class_lists: Sequence[Sequence[str | int]]) -> list[list[int]]:
     lists = isinstance(class_lists, Sequence) and not isinstance(class_lists, str)
     if not lists or any(isinstance(group, str) or not isinstance(group, Sequence) for group in class_lists):

@@ -10,7 +10,7 @@ import numpy as np
 
 from .task_data import Classes, find_image_column, find_label_column, find_test_split, load_dataset_dict, read_classes
 from .task_manifest import build_manifest
-from .task_partition import RowSampler, class_groups
+from .task_partition import RowSampler, check_max_tasks, class_groups
 from .task_split import Task, TaskSplit
 
 
@@ -27,6 +27,7 @@ class TaskStream(Sequence[Task]):
         classes_per_task: Classes in each task; must divide the number of classes.
         class_lists: The classes of each task, by name or by value in the label column. Sizes may differ and classes
             may be left out; none may be repeated. Sets the order, so `shuffle_classes` has no effect.
+        max_tasks: Only the first so many of these tasks, each as it is in the whole stream. Default: all.
         shuffle_classes: Shuffle the class order. Default True.
         seed: Seed of all choices at random. Default 0.
         image_column: Default: the only column of type `Image`.
@@ -60,6 +61,7 @@ class TaskStream(Sequence[Task]):
         num_tasks: int | None = None,
         classes_per_task: int | None = None,
         class_lists: Sequence[Sequence[str | int]] | None = None,
+        max_tasks: int | None = None,
         shuffle_classes: bool = True,
         seed: int = 0,
         image_column: str | None = None,
@@ -105,11 +107,13 @@ class TaskStream(Sequence[Task]):
         groups = class_groups(
             classes, **sizes, class_lists=class_lists, shuffle_classes=shuffle_classes, seed=sampler.seed
         )
+        check_max_tasks(max_tasks, len(groups))
         names = [[classes.names[position] for position in group] for group in groups]
-        self.class_names: list[str] = [name for group in names for name in group]
+        self.class_names: list[str] = [name for group in names[:max_tasks] for name in group]
         self.options: dict[str, Any] = {
             **sizes,
             "class_lists": None if class_lists is None else names,
+            "max_tasks": max_tasks,
             "shuffle_classes": shuffle_classes,
             "train_split": train_split,
             "test_split": self.test_split,
@@ -219,7 +223,7 @@ class TaskStream(Sequence[Task]):
             divided = {name: (thinned[name], *rows[1:]) for name, rows in divided.items()}
         tasks: list[Task] = []
         first_id = 0
-        for index, group in enumerate(groups):
+        for index, group in enumerate(groups[: self.options["max_tasks"]]):
             names = tuple(classes.names[position] for position in group)
             rows = [divided[name] for name in names]
             self._check_rows(index, names, rows, sampler)

@@ -47,6 +47,28 @@ def test_class_lists_give_uneven_tasks_and_leave_classes_out(data):
     assert sum(len(task.train) for task in stream) == 3 * TRAIN
 
 
+@pytest.mark.parametrize("sizes", [{"num_tasks": 5}, {"class_lists": [[3], [1, 4], [0, 2]]}])
+def test_the_first_tasks_are_those_of_the_whole_stream(data, sizes):
+    options = {**sizes, "seed": 3, "imbalance_factor": 2, "validation_fraction": 0.4}
+    whole, first = TaskStream(data, **options), TaskStream(data, max_tasks=2, **options)
+    assert len(first) == 2 and first.num_classes == sum(len(task.class_names) for task in whole[:2])
+    assert first.class_names == whole.class_names[: first.num_classes]
+    for one, other in zip(first, whole):
+        assert (one.index, one.class_names, one.class_ids) == (other.index, other.class_names, other.class_ids)
+        for split in ("train", "validation", "test"):
+            assert contents(getattr(one, split)) == contents(getattr(other, split))
+    assert first.manifest()["protocol_hash"] != whole.manifest()["protocol_hash"]
+    assert first.manifest()["options"]["max_tasks"] == 2
+    every = TaskStream(data, max_tasks=len(whole), **options)
+    assert every.manifest()["protocol_hash"] == whole.manifest()["protocol_hash"]
+
+
+@pytest.mark.parametrize("number", [0, -1, 6, 2.0, True, "2"])
+def test_a_number_of_tasks_that_there_are_not_is_refused(data, number):
+    with pytest.raises(ValueError, match=f"max_tasks={number!r}.*(there are 5 tasks|above 0)"):
+        TaskStream(data, num_tasks=5, max_tasks=number)
+
+
 @pytest.mark.parametrize(
     ("lists", "message"),
     [
