@@ -31,6 +31,7 @@ BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- table: end -->)", re.D
 FAA, CAA, FM = METRICS.values()
 ALIGNMENTS = ("none", "gaussian", "gaussian-full", "lda-uncompensated", "lda")
 SHORT = "cifar100-short"
+TUNING = "cifar100-tuning"
 PROMPT_METHODS = ("smope", "one-prompt", "coda-prompt", "l2p", "ovor", "dualprompt")
 YARDSTICKS = ("finetune", "linear", "lda", "ncm")
 COMPARED = ("smope", "one-prompt", "coda-prompt")  # where all six would be too much
@@ -199,12 +200,43 @@ def imbalance() -> str:
     return table([*header, "head third, lda", "middle third, lda", "tail third, lda"], rows)
 
 
+def tuning() -> str:
+    """Validation FAA of every trial, the chosen one in bold; then test FAA of the reference and the chosen setting.
+
+    The last two are of the same training seeds, those that the chosen setting has been run with.
+    """
+    rates = sorted({place.name.split("=")[1] for place in (RECORDS / TUNING).glob("*")}, key=float)
+    rows = []
+    for entry in PROMPT_METHODS:
+        trials = {rate: runs for rate in rates if (runs := runs_of(TUNING, f"{entry}-learning_rate={rate}"))}
+        if len(trials) == len(rates) > 0:
+            chosen = max(trials, key=lambda rate: mean_and_spread(trials[rate])[0])
+            cells = [cell(values(runs, FAA, best_alignment(runs))) for runs in trials.values()]
+            cells = [f"**{text}**" if rate == chosen else text for rate, text in zip(rates, cells, strict=True)]
+            rows.append([NAMES[entry], *cells, *_tested(entry, chosen)])
+    header = ["method", *(f"{rate}, validation" for rate in rates), "reference, test", "chosen, test", "seeds"]
+    return table(header, rows)
+
+
+def _tested(entry: str, chosen: str) -> list[str]:
+    reference = runs_of(SHORT, entry)
+    if float(chosen) == reference[0]["settings"]["learning_rate"]:
+        tuned = reference
+    else:
+        tuned = runs_of(SHORT, f"{entry}-learning_rate={chosen}")
+    seeds = {run["settings"]["seed"] for run in tuned}
+    reference = [run for run in reference if run["settings"]["seed"] in seeds] or reference
+    cells = [cell(values(runs, FAA, best_alignment(runs))) if runs else "" for runs in (reference, tuned)]
+    return [*cells, str(len(reference))]
+
+
 TABLES = {
     "alignments": alignments,
     "overview": overview,
     "ablations": ablations,
     "sample-efficiency": sample_efficiency,
     "imbalance": imbalance,
+    "tuning": tuning,
 }
 
 

@@ -23,6 +23,33 @@ EMBEDDED = "embedded"  # the name of the small ViT that comes with the package
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded" / "letters-vit"
 
 
+# Named functions where a lambda would do: a model refers to its family, and only what has a name can be pickled.
+
+
+def _no_token(config: PreTrainedConfig) -> int:
+    return 0
+
+
+def _cls_alone(config: PreTrainedConfig) -> int:
+    return 1
+
+
+def _cls_and_distillation(config: PreTrainedConfig) -> int:
+    return 2
+
+
+def _cls_and_registers(config: PreTrainedConfig) -> int:
+    return 1 + config.num_register_tokens
+
+
+def _as_it_is(backbone: PreTrainedModel, tokens: Tensor) -> Tensor:
+    return tokens
+
+
+def _post_layernorm(backbone: PreTrainedModel, tokens: Tensor) -> Tensor:
+    return backbone.post_layernorm(tokens)
+
+
 @dataclass(frozen=True)
 class BackboneFamily:
     """What SMoPE needs to know of one family of vision transformers.
@@ -38,10 +65,10 @@ class BackboneFamily:
 
     layers: str
     attention: str = "attention"
-    prefix_tokens: Callable[[PreTrainedConfig], int] = lambda config: 1
+    prefix_tokens: Callable[[PreTrainedConfig], int] = _cls_alone
     init_kwargs: dict = field(default_factory=dict)
     resizes: str = "argument"
-    normalize: Callable[[PreTrainedModel, Tensor], Tensor] = lambda backbone, tokens: tokens
+    normalize: Callable[[PreTrainedModel, Tensor], Tensor] = _as_it_is
 
     def attention_modules(self, backbone: PreTrainedModel) -> list[nn.Module]:
         return [getattr(layer, self.attention) for layer in backbone.get_submodule(self.layers)]
@@ -67,24 +94,18 @@ class BeitFamily(BackboneFamily):
         return backbone.pooler(tokens) if backbone.config.use_mean_pooling else super().pool(backbone, tokens, pooling)
 
 
-def _registers(config: PreTrainedConfig) -> int:
-    return 1 + config.num_register_tokens
-
-
 NO_POOLER = {"add_pooling_layer": False}
 FAMILIES: dict[str, BackboneFamily] = {
     "vit": BackboneFamily("layers", init_kwargs=NO_POOLER),
-    "deit": BackboneFamily("layers", init_kwargs=NO_POOLER, prefix_tokens=lambda config: 2),
+    "deit": BackboneFamily("layers", init_kwargs=NO_POOLER, prefix_tokens=_cls_and_distillation),
     "vit_msn": BackboneFamily("layers"),
     "beit": BeitFamily("layers"),
     "dinov2": BackboneFamily("encoder.layer", resizes="always"),
-    "dinov2_with_registers": BackboneFamily("encoder.layer", prefix_tokens=_registers, resizes="always"),
-    "dinov3_vit": BackboneFamily("model.layer", prefix_tokens=_registers, resizes="always"),
-    "clip_vision_model": BackboneFamily(
-        "encoder.layers", "self_attn", normalize=lambda backbone, tokens: backbone.post_layernorm(tokens)
-    ),
-    "siglip_vision_model": BackboneFamily("encoder.layers", "self_attn", prefix_tokens=lambda config: 0),
-    "ijepa": BackboneFamily("layers", init_kwargs=NO_POOLER, prefix_tokens=lambda config: 0),
+    "dinov2_with_registers": BackboneFamily("encoder.layer", prefix_tokens=_cls_and_registers, resizes="always"),
+    "dinov3_vit": BackboneFamily("model.layer", prefix_tokens=_cls_and_registers, resizes="always"),
+    "clip_vision_model": BackboneFamily("encoder.layers", "self_attn", normalize=_post_layernorm),
+    "siglip_vision_model": BackboneFamily("encoder.layers", "self_attn", prefix_tokens=_no_token),
+    "ijepa": BackboneFamily("layers", init_kwargs=NO_POOLER, prefix_tokens=_no_token),
 }
 
 

@@ -31,6 +31,13 @@ class PromptMethod(nn.Module):
         """What settings must be beside their kind: for each, its name, whether it is so, and what is allowed."""
         return []
 
+    def __getstate__(self) -> dict:
+        """What a copy or a pickle holds: nothing of the last batch, whose graph cannot go along."""
+        return {
+            name: None if isinstance(value, Tensor) and value.grad_fn is not None else value
+            for name, value in self.__dict__.items()
+        }
+
     def reset_parameters(self):
         """Draw the initial values of the method's own parameters."""
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle
 
 import pytest
 import torch
@@ -308,9 +309,10 @@ def test_hidden_states_and_attentions(model_type):
     assert fused.attentions is None and fused.hidden_states is None
 
 
-def test_deepcopy_is_independent(model_type):
+@pytest.mark.parametrize("through", ["deepcopy", "pickle"])
+def test_a_copy_is_independent(model_type, through):
     model = with_history(tiny_model(model_type))
-    twin = copy.deepcopy(model)
+    twin = copy.deepcopy(model) if through == "deepcopy" else pickle.loads(pickle.dumps(model))
     with torch.no_grad():
         expected = model(tiny_images()).logits
         for experts in twin.prefix_experts:

@@ -1,6 +1,7 @@
 """The rivals of SMoPE: each learns, saves, loads, resumes and predicts each image for itself."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -108,6 +109,11 @@ def test_what_earlier_tasks_learned_is_frozen(method):
     assert before and all(torch.equal(model.prompts.state_dict()[name], value) for name, value in before.items())
 
 
+def pickled(module):
+    """As a worker process or a cluster gets it."""
+    return pickle.loads(pickle.dumps(module))
+
+
 def model_on(backbone, method, **fields):
     """A model of some method, SMoPE or a rival, with one task and always the same weights."""
     torch.manual_seed(3)
@@ -135,13 +141,14 @@ def test_a_backbone_serves_its_newest_model_alone(first, second):
     assert torch.equal(model(images).logits, expected)
 
 
-@pytest.mark.parametrize("method", ["ovor", "coda-prompt", "smope"])
-def test_copies_of_a_backbone_and_of_a_model_are_their_own(method):
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickled], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize("method", [*PROMPTED, "smope"])
+def test_copies_of_a_backbone_and_of_a_model_are_their_own(method, copied):
     """Also behind a training step, whose graph no copy can take along."""
     model, images = model_on(tiny_prompted("linear").backbone, method).train(), tiny_images()
     model(images, labels=torch.tensor([0, 1, 2, 0])).loss.backward()
-    other = model_on(copy.deepcopy(model.backbone), "ovor")
-    twin = copy.deepcopy(model)
+    other = model_on(copied(model.backbone), "ovor")
+    twin = copied(model)
     with torch.no_grad():
         expected = model.eval()(images).logits
         other(images)
