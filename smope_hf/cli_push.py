@@ -13,6 +13,9 @@ def push(
     include_backbone: Annotated[
         bool, typer.Option("--include-backbone", help="Push standalone models, with the backbone in them.")
     ] = False,
+    backbone: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Where the base model to include is, if not where DIR says.")
+    ] = None,
     remote_code: Annotated[
         bool, typer.Option("--remote-code", help="Push the model's code too, for machines without smope_hf.")
     ] = False,
@@ -41,7 +44,7 @@ def push(
     be_quiet()
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder: give the folder of a run, which holds task-01/ and so on")
-    options = {"private": private, "include_backbone": include_backbone, "remote_code": remote_code}
-    options |= {"onto": onto, "license": license}
+    options = {"private": private, "include_backbone": include_backbone, "backbone": backbone}
+    options |= {"remote_code": remote_code, "onto": onto, "license": license}
     pushed = push_run(folder, repository, report=typer.echo, **options)
     typer.echo(f"The newest task: {pushed[-1].url}")

@@ -57,6 +57,7 @@ def push_run(
     private: bool = False,
     token: str | None = None,
     include_backbone: bool = False,
+    backbone: str | None = None,
     remote_code: bool = False,
     onto: str | None = None,
     license: str | None = None,
@@ -71,6 +72,7 @@ def push_run(
         private: make it private when it is made.
         token: Default: the one of `hf auth login` or HF_TOKEN.
         include_backbone: push standalone models instead of experts and head alone.
+        backbone: where the base model to include is, when it is not where the checkpoints say.
         remote_code: push the model's code too, for `trust_remote_code=True` on machines without smope_hf.
         onto: a commit of somebody else at the head of main that this push may build on; its files stay where a
             checkpoint has none of that name.
@@ -85,20 +87,28 @@ def push_run(
 
     Raises:
         FileNotFoundError: when the folder holds no task.
-        ValueError: when nobody else could load the model as it is; the message says which option helps.
+        ValueError: when nobody else could load the model as it is; the message says which option helps. Also for a
+            `backbone` that is not to be included.
         PushConflictError: when the repository holds other commits, or other models under these tags.
         PushError: when the Hub refuses or cannot be reached, after some attempts.
     """
     folders = saved_tasks(run_dir, first)
     if not folders:
         raise FileNotFoundError(f"{run_dir} holds no task-NN folder. Give the folder of a run, its --output_dir.")
-    check_can_be_shared(config_of(folders[-1]), include_backbone, remote_code)
+    if backbone is not None and not include_backbone:
+        raise ValueError(
+            f"backbone = {backbone!r} is not allowed without include_backbone (--include-backbone): a checkpoint "
+            "without its base model needs none to be pushed."
+        )
+    for folder in folders:
+        check_can_be_shared(config_of(folder), include_backbone, remote_code)
     repo_id = open_repository(repo_id, private=private, token=token, report=report)
     pushed: list[PushedTask] = []
     with TemporaryDirectory() as scratch:
         for folder in folders:
             place = Path(scratch) / folder.name
-            task = stage(folder, repo_id, place, include_backbone, remote_code, token=token, license=license)
+            options = {"backbone": backbone, "token": token, "license": license}
+            task = stage(folder, repo_id, place, include_backbone, remote_code, **options)
             push = _Push(HfApi(token=token), repo_id, task, onto, report)
             pushed.append(push.run())
     return pushed

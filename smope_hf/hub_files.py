@@ -130,6 +130,7 @@ def stage(
     scratch: Path,
     include_backbone: bool,
     remote_code: bool,
+    backbone: str | None = None,
     token: str | None = None,
     license: str | None = None,
 ) -> StagedTask:
@@ -141,6 +142,7 @@ def stage(
         scratch: folder for the files that differ.
         include_backbone: put the backbone into the weights.
         remote_code: add the model's code.
+        backbone: where the base model is, if not where the checkpoint says.
         token: to load the base model with.
         license: for the card.
     """
@@ -152,7 +154,7 @@ def stage(
     model_files = folder
     if include_backbone and config.base_model_name_or_path is not None:  # without a name the backbone is in there
         files = {path: file for path, file in files.items() if not any(Path(path).match(w) for w in WEIGHTS)}
-        model = model_class.from_pretrained(folder, **({"token": token} if token else {}))
+        model = model_class.from_pretrained(folder, backbone=backbone, **({"token": token} if token else {}))
         if not is_hub_id(config.base_model_name_or_path) and config.base_model_name_or_path != EMBEDDED:
             model.config.base_model_name_or_path = None  # a folder's place is nobody's business
         model.save_pretrained(scratch, include_backbone=True)

@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import resolve_revision
 
-from .backbones import build_backbone, load_backbone, weights_fingerprint
+from .backbones import EMBEDDED, build_backbone, load_backbone, weights_fingerprint
 from .checkpoint_guard import (
     build_on_meta,
     check_adapter_values,
@@ -188,7 +188,7 @@ def _load_base(config, name, backbone, use_safetensors: bool, hub: dict) -> PreT
         revision = None if backbone else config.base_model_revision
         same = {"expected": config.backbone_config, "use_safetensors": use_safetensors}
         try:
-            base, _ = load_backbone(os.fspath(source), revision, **same, **hub)
+            base, commit = load_backbone(os.fspath(source), revision, **same, **hub)
         except OSError as error:
             raise OSError(
                 f"The base model {source!r} (revision {revision}) of {str(name)!r} could not be loaded: {error}\n"
@@ -204,4 +204,18 @@ def _load_base(config, name, backbone, use_safetensors: bool, hub: dict) -> PreT
     shapes = {key: (tuple(tensor.shape), "F32") for key, tensor in base.state_dict().items()}
     sizes = sizes_of(config.backbone_config)
     check_backbone_shapes(shapes, _without_memory(config.backbone_config), f"the base model {source!r}", sizes)
+    if isinstance(backbone, (str, os.PathLike)) and expected is not None:
+        _record_place(config, os.fspath(backbone), commit)
     return base
+
+
+def _record_place(config, place: str, commit: str | None):
+    """Remember where a base model is now, so that what is saved of the model finds it.
+
+    A folder of some machine gives way. A base model of the Hub, which has a commit, and the embedded one stay: others
+    find them there.
+    """
+    if config.base_model_revision is None and config.base_model_name_or_path != EMBEDDED:
+        is_folder = place != EMBEDDED and os.path.isdir(place)
+        config.base_model_name_or_path = os.path.abspath(place) if is_folder else place
+        config.base_model_revision = commit

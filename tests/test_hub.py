@@ -428,6 +428,24 @@ def test_with_its_backbone_a_local_model_can_be_shared(hub, alice, bob, local_ru
     assert "secret" not in texts and read(Path(folder), "config.json").get("base_model_name_or_path") is None
 
 
+def test_a_base_model_that_has_moved_is_found_by_its_new_place(hub, alice, bob, local_run, repo, tmp_path):
+    run = Path(shutil.copytree(local_run, tmp_path / "run"))
+    place = read(run / "task-01", "config.json")["base_model_name_or_path"]
+    for folder in run.glob("task-*"):
+        config = folder / "config.json"
+        config.write_text(config.read_text().replace(place, "/gone/away"))
+        (folder / "checksums.json").unlink()
+    with pytest.raises(RemoteError, match="(?s)'/gone/away'.*on a command line --backbone"):
+        alice(PUSH, run=str(run), repo=repo, options={"include_backbone": True})
+    with pytest.raises(RemoteError, match="is not allowed without include_backbone"):
+        alice(PUSH, run=str(run), repo=repo, options={"backbone": place})
+    alice(PUSH, run=str(run), repo=repo, options={"include_backbone": True, "backbone": place})
+    values = "SMoPEForImageClassification.from_pretrained(given['model'])(torch.ones(1, 3, 16, 16)).logits.tolist()"
+    assert bob(values, model=repo) == alice(values, model=str(local_run / "task-03"))
+    folder = Path(bob("str(local_checkpoint(given['repo']))", repo=repo))
+    assert read(folder, "config.json").get("base_model_name_or_path") is None
+
+
 @pytest.fixture(scope="module")
 def nameless_run(tmp_path_factory):
     """One task on a loaded base model that has no name: its checkpoints hold the backbone."""

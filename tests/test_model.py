@@ -147,6 +147,17 @@ def test_adapter_checkpoint_holds_no_backbone_and_finds_its_base(base, tmp_path)
         SMoPEForImageClassification.from_pretrained(tmp_path / "adapter")
     moved = SMoPEForImageClassification.from_pretrained(tmp_path / "adapter", backbone=str(tmp_path / "elsewhere"))
     assert_equal_states(model, moved)
+    moved.save_pretrained(tmp_path / "again")  # knows the new place
+    assert_equal_states(model, SMoPEForImageClassification.from_pretrained(tmp_path / "again"))
+
+
+@pytest.mark.parametrize(("name", "commit"), [("me/vit", "a" * 40), ("embedded", None)])
+def test_a_copy_of_a_base_model_does_not_take_its_name(base, name, commit, tmp_path):
+    model = SMoPEForImageClassification.from_backbone(str(base), num_labels=2)
+    model.config.base_model_name_or_path, model.config.base_model_revision = name, commit
+    model.save_pretrained(tmp_path / "adapter")
+    loaded = SMoPEForImageClassification.from_pretrained(tmp_path / "adapter", backbone=str(base))
+    assert (loaded.config.base_model_name_or_path, loaded.config.base_model_revision) == (name, commit)
 
 
 def test_a_checkpoint_on_a_relative_folder_loads_from_anywhere(base, tmp_path, monkeypatch):
@@ -163,7 +174,9 @@ def test_a_checkpoint_on_a_relative_folder_loads_from_anywhere(base, tmp_path, m
     assert_equal_states(model, SMoPEForImageClassification.from_pretrained("../adapter"))
     with pytest.raises(OSError, match="on a command line --backbone"):
         SMoPEForImageClassification.from_pretrained("../older")
-    assert_equal_states(model, SMoPEForImageClassification.from_pretrained("../older", backbone="../base"))
+    found = SMoPEForImageClassification.from_pretrained("../older", backbone="../base")
+    assert_equal_states(model, found)
+    assert found.config.base_model_name_or_path == str(base)
 
 
 def test_another_base_is_refused(base, tmp_path, model_type):
