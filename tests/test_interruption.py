@@ -79,6 +79,7 @@ try:
     trainer.train()
 except TrainingInterrupted as stop:
     (folder / f"rank-{trainer.accelerator.process_index}.json").write_text(json.dumps({"code": stop.code}))
+trainer.accelerator.end_training()  # a process that ends with its group open can abort on the way out
 """
 
 
