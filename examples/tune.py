@@ -105,6 +105,11 @@ def main():
     except ValueError as error:
         sys.exit(f"error: {error}")
     methods = [name for name in options.methods.split(" " if set(" :") & set(options.methods) else ",") if name]
+    tuned = [part.split("=")[0] for part in grid[0].split(",")]
+    for method in methods:
+        fixed = [part.split("=")[0] for part in method.partition(":")[2].split(",")]
+        if twice := [name for name in tuned if name in fixed]:
+            sys.exit(f"error: {method!r} sets {twice[0]}, and so does --grid. Leave it out of one of them.")
     entries = [entry_of(method, settings) for method in methods for settings in grid]
     validation = ["--validation_fraction", options.validation_fraction, "--evaluate_on", "validation"]
     given = [*rest, *validation, "--methods", " ".join(entries), "--output_dir", str(options.output_dir)]

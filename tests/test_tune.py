@@ -47,6 +47,12 @@ def test_test_images_are_refused(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_a_setting_of_a_method_and_of_the_grid_is_refused(tmp_path):
+    refused = run(tmp_path / "new", "--methods", "linear:epochs=1", "--grid", "epochs=1,2")
+    assert refused.returncode == 1 and "'linear:epochs=1' sets epochs, and so does --grid" in refused.stderr
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_best_trial_of_each_method_is_chosen_and_of_equal_ones_the_first(script):
     def row(accuracy):
         return {"method": "entry", "alignment": "lda", "seeds": "1", "FAA": accuracy, "FAA std": ""}
