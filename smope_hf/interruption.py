@@ -100,13 +100,18 @@ class StopSignals:
 
 @contextmanager
 def interruptible(trainer) -> Iterator[None]:
-    """A block of a [`ContinualTrainer`] that signals end cleanly, with a message how to go on."""
+    """A block of a [`ContinualTrainer`] that signals end cleanly, with a message how to go on.
+
+    Trackers are closed and the process group is ended, as behind a finished training: a process that leaves with its
+    group open can abort on its way out, with another exit status than the signal's.
+    """
     with trainer.signals.heard():
         try:
             yield
         except TrainingInterrupted as stop:
             if trainer.accelerator.is_main_process:
                 print(f"Stopped by {stop.signal.name}. {how_to_go_on(trainer)}", file=sys.stderr, flush=True)
+            trainer.accelerator.end_training()
             raise
 
 
