@@ -14,8 +14,8 @@ The folder gets results.csv, results.md, average_accuracy.png and costs.png: FAA
 deviation over the seeds, in percent), trained parameters, GFLOPs of an image's forward pass in training and in
 evaluation, seconds of each stage for a task, and peak memory (of the last process where a run was resumed); with an
 imbalance factor also the recall of the head, middle and tail third of the classes, under a run's own alignment. Runs
-on other tasks than the first one's are refused, and so is a folder whose runs were begun with other settings than
-those given.
+on other tasks than the first one's are refused, and so are another backbone than theirs and a folder whose runs were
+begun with other settings than those given.
 
 Each run's folder has a record.json with all that the table says of it. The records alone are enough to make the table
 again, or to add methods to it: copy them into a folder of the same layout and give the same command.
@@ -35,6 +35,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from smope_hf.accuracy_matrix import AccuracyMatrix
+from smope_hf.backbones import load_backbone, weights_fingerprint
 from smope_hf.checked_arguments import field_kind
 from smope_hf.checkpoint import saved_tasks
 from smope_hf.class_recall import THIRDS
@@ -212,6 +213,24 @@ def check_same_protocol(records: dict[Path, dict]):
                 )
 
 
+def check_backbones(folder: Path, there: str, runs_to_do: list[tuple]):
+    """Refuse another backbone than that of a run that is whole, before hours of training on it.
+
+    Args:
+        folder: of the run that is whole.
+        there: the fingerprint of its backbone.
+        runs_to_do: what is still to be trained, the command line last.
+    """
+    models = [parse_arguments(arguments)[0] for *_, arguments in runs_to_do]
+    for name, revision in dict.fromkeys((model.backbone, model.backbone_revision) for model in models):
+        here = weights_fingerprint(load_backbone(name, revision)[0])
+        if here != there:
+            sys.exit(
+                f"error: {folder} has a run on another backbone than {name}: the fingerprint of its weights is "
+                f"{there[:12]}..., that of {name} {here[:12]}.... Give another --output_dir."
+            )
+
+
 def write_table(rows: list[dict], folder: Path):
     """results.csv with all digits, results.md to read."""
     with atomic_path(folder / "results.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
@@ -268,10 +287,16 @@ def main():
         to_do = [one for one in runs if not is_done(one[2], one[3])]
     except (ValueError, OSError) as error:  # before any training, whichever run the mistake belongs to
         sys.exit(f"error: {error}")
+    places = [folder for of_entry in folders.values() for folder in of_entry]
+    records = {folder: read_json(folder / RECORD_FILE) for folder in places if (folder / RECORD_FILE).is_file()}
+    if records:
+        check_same_protocol(records)
+        first, record = next(iter(records.items()))
+        check_backbones(first, record["base_model_fingerprint"], to_do)
     for one in to_do:
         run(*one)
-    records = {folder: read_json(folder / RECORD_FILE) for of_entry in folders.values() for folder in of_entry}
-    check_same_protocol(records)
+        records[one[2]] = read_json(one[2] / RECORD_FILE)
+        check_same_protocol(records)
     rows, curves = [], {}
     for entry, of_entry in folders.items():
         of_method = [records[folder] for folder in of_entry]

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import assert_same_tensors, read
+from runs import assert_same_tensors, read, save_backbone
 
 BENCHMARK = Path(__file__).resolve().parents[1] / "examples" / "benchmark.py"
 TINY = [
@@ -150,6 +150,22 @@ def test_runs_on_other_tasks_share_no_table(copied, monkeypatch):
     assert str(copied / "ncm-class_order_seed=1" / "seed-0") in message
     assert "learned different tasks" in message and "class_order_seed: 0 and 1" in message
     assert not (copied / "results.csv").exists()
+
+
+def test_another_backbone_than_that_of_the_runs_there_is_refused_before_training(copied, tmp_path, monkeypatch):
+    """Whoever adds methods to somebody's records needs the backbone that they were made on."""
+    monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a run was started"))
+    other = save_backbone(tmp_path / "other")
+    with pytest.raises(SystemExit, match=rf"seed-0 has a run on another backbone than {other}: the fingerprint"):
+        benchmark(monkeypatch, copied, methods=f"smope ncm:backbone={other}", seeds="0")
+    assert not list(copied.glob("ncm*"))
+
+
+def test_runs_on_other_tasks_end_a_benchmark_at_the_first_of_them(copied, monkeypatch):
+    with pytest.raises(SystemExit, match="learned different tasks"):
+        benchmark(monkeypatch, copied, methods="smope ncm:class_order_seed=1 ncm", seeds="0")
+    assert (copied / "ncm-class_order_seed=1" / "seed-0" / "record.json").is_file()
+    assert not (copied / "ncm").exists()
 
 
 def test_a_setting_that_came_later_had_its_default(copied, monkeypatch):
