@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import ClassLabel, DatasetDict
 from PIL import Image
 from space import files
 
 from smope_hf import SMoPEForImageClassification
+from smope_hf.embedded_data import digits
 
 from checkpoints import Models, find_revisions, open_checkpoints  # isort: skip
 from desk import Desk  # isort: skip
@@ -67,6 +69,16 @@ def test_test_data_that_a_checkpoint_does_not_know_is_a_mistake(run, tmp_path):
         Image.new("RGB", (8, 8)).save(tmp_path / "test" / name / "1.png")
     with pytest.raises(ValueError, match="knows none of the 2 classes"):
         open_checkpoints([str(run)], str(tmp_path))
+
+
+def test_the_test_data_may_have_its_own_names_of_split_and_columns(run, tmp_path):
+    rows, data = digits()["test"].select(range(40)), str(tmp_path / "data")
+    rows = rows.add_column("parity", [label % 2 for label in rows["label"]])
+    DatasetDict(held_out=rows.cast_column("parity", ClassLabel(names=["even", "odd"]))).save_to_disk(data)
+    with pytest.raises(ValueError, match="several label columns"):
+        open_checkpoints([str(run)], data, split="held_out")
+    (opened,) = open_checkpoints([str(run)], data, split="held_out", label_column="label").values()
+    assert sum(map(len, opened.tests)) == sum(label < 8 for label in rows["label"])
 
 
 def test_models_are_loaded_once_and_only_the_last_few_are_kept(run):

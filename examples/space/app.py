@@ -25,6 +25,15 @@ def main(
         str | None,
         typer.Option(metavar="DATA", envvar="SMOPE_TEST_DATA", help="Images of known classes, to measure forgetting."),
     ] = None,
+    test_split: Annotated[
+        str | None, typer.Option(metavar="NAME", envvar="SMOPE_TEST_SPLIT", help="Default: test, else validation.")
+    ] = None,
+    test_image_column: Annotated[
+        str | None, typer.Option(metavar="NAME", envvar="SMOPE_TEST_IMAGE_COLUMN", help="Where there are several.")
+    ] = None,
+    test_label_column: Annotated[
+        str | None, typer.Option(metavar="NAME", envvar="SMOPE_TEST_LABEL_COLUMN", help="Where there are several.")
+    ] = None,
     cache: Annotated[
         Path, typer.Option(metavar="DIR", envvar="SMOPE_CACHE", help="Where the digits' checkpoint is kept.")
     ] = CACHE,
@@ -32,10 +41,13 @@ def main(
     port: Annotated[int | None, typer.Option(metavar="PORT", envvar="GRADIO_SERVER_PORT")] = None,
 ):
     """Open the page. Without --checkpoint it shows handwritten digits, which it learns first, in seconds."""
+    columns = {"split": test_split, "image_column": test_image_column, "label_column": test_label_column}
+    if test_data is None and any(columns.values()):
+        sys.exit("error: --test-split, --test-image-column and --test-label-column are of --test-data: give it too")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that what visitors sent is deleted then too
     with tempfile.TemporaryDirectory(prefix="smope-space-") as scratch:
         try:
-            url = open_page(Path(scratch), checkpoint, test_data, cache, host, port)
+            url = open_page(Path(scratch), checkpoint, test_data, columns, cache, host, port)
         except (ValueError, OSError) as error:
             sys.exit(f"error: {error}")
         print(f"The page is open at {url} (Ctrl-C ends it)", flush=True)
@@ -45,7 +57,15 @@ def main(
             pass
 
 
-def open_page(scratch: Path, names: list[str] | None, test_data: str | None, cache: Path, host: str, port: int | None):
+def open_page(
+    scratch: Path,
+    names: list[str] | None,
+    test_data: str | None,
+    columns: dict[str, str | None],
+    cache: Path,
+    host: str,
+    port: int | None,
+):
     """Serve the page from a thread; gives its address. Everything of visitors goes into `scratch`."""
     uploads = scratch / "uploads"
     uploads.mkdir()
@@ -70,7 +90,7 @@ def open_page(scratch: Path, names: list[str] | None, test_data: str | None, cac
     if not names:
         names, test_data = [str(first_checkpoint(cache))], test_data or EMBEDDED
         examples = example_images(cache)
-    checkpoints = open_checkpoints(names, test_data)
+    checkpoints = open_checkpoints(names, test_data, **columns)
     visits = Visits(uploads, limits, models.forget)
     visits.sweep_regularly()
     page = build_page(Desk(checkpoints, visits, models, limits), *examples, NEW_CLASS)

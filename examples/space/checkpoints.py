@@ -71,13 +71,16 @@ def find_revisions(name: str) -> dict[str, Place]:
     return {tag: Place(name, tag) for tag in tags or ["main"]}
 
 
-def open_checkpoints(names: Sequence[str], test_data: str | None, tests_per_class: int = 20) -> dict[str, Checkpoint]:
+def open_checkpoints(
+    names: Sequence[str], test_data: str | None, tests_per_class: int = 20, **columns: str | None
+) -> dict[str, Checkpoint]:
     """Look up checkpoints before the page opens, so that mistakes show at once.
 
     Args:
         names: run folders, checkpoint folders or Hub ids.
         test_data: images of the classes that they know, to measure what teaching does to them; None for none.
         tests_per_class: images of each class to take of those.
+        columns: `split`, `image_column` and `label_column` of the test data, as for `load_known_tests`.
 
     Raises:
         OSError, ValueError: when a checkpoint or the test data is not found, or they do not go together.
@@ -89,7 +92,7 @@ def open_checkpoints(names: Sequence[str], test_data: str | None, tests_per_clas
         tasks = class_tasks(read_config(find_checkpoint(newest.name, newest.revision).folder))
         tests = None
         if test_data is not None:
-            tests = load_known_tests(test_data, tasks, max_per_class=tests_per_class, ignore_unknown=True)
+            tests = load_known_tests(test_data, tasks, max_per_class=tests_per_class, ignore_unknown=True, **columns)
         found[name] = Checkpoint(name, revisions, tests)
     return found
 
