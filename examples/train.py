@@ -27,7 +27,9 @@ def main(argv: list[str]) -> dict:
     trainer = load_trainer(model_args, data, args)
     if data.yardsticks:
         trainer.yardsticks = run_yardsticks(trainer)
-    return trainer.train()
+    results = trainer.train()
+    trainer.accelerator.end_training()
+    return results
 
 
 if __name__ == "__main__":

@@ -42,6 +42,8 @@ def evaluate(
       smope evaluate me/my-model --revision task-02 --data photos/ \\
           --split test --ignore-unknown --json
     """
+    from accelerate import PartialState
+
     from .cli_common import be_quiet, class_tasks, print_json, read_config
     from .hub import find_checkpoint
     from .image_check import checked_tests
@@ -61,7 +63,10 @@ def evaluate(
         ignore_unknown=ignore_unknown,
     )
     tests = checked_tests(tests, tasks, "skip" if skip_bad else "error")
-    report = summary(tasks, tests, measure(checkpoint, tests, batch_size, backbone))
+    accuracies = measure(checkpoint, tests, batch_size, backbone)
+    if not PartialState().is_main_process:  # of several processes one prints
+        return
+    report = summary(tasks, tests, accuracies)
     source = next(test.source_split for test in tests if test is not None)
     report = {"model": str(checkpoint), "revision": revision, "data": data, "split": source, **report}
     report["skipped_images"] = [vars(image) for test in tests if test is not None for image in test.skipped]
@@ -79,8 +84,11 @@ def measure(checkpoint, tests: list, batch_size: int, backbone: str | None = Non
     from .augmentation import Normalization
     from .batches import DecodedImages
     from .evaluation import predict
+    from .process_group import end_group_at_exit
 
     accelerator = Accelerator()
+    if accelerator.num_processes > 1:
+        end_group_at_exit()
     model = checkpoint.load_model(backbone=backbone).to(accelerator.device)
     processor = AutoImageProcessor.from_pretrained(checkpoint.folder, backend="pil")
     normalize = Normalization.from_processor(processor)

@@ -50,3 +50,4 @@ def train(
         trainer.yardsticks = run_yardsticks(trainer)
     trainer.train()
     trainer.accelerator.print(f"Checkpoints, metrics and plots: {args.output_dir}")
+    trainer.accelerator.end_training()

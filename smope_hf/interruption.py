@@ -102,8 +102,7 @@ class StopSignals:
 def interruptible(trainer) -> Iterator[None]:
     """A block of a [`ContinualTrainer`] that signals end cleanly, with a message how to go on.
 
-    Trackers are closed and the process group is ended, as behind a finished training: a process that leaves with its
-    group open can abort on its way out, with another exit status than the signal's.
+    Trackers are finished, as behind a whole training.
     """
     with trainer.signals.heard():
         try:
@@ -111,7 +110,7 @@ def interruptible(trainer) -> Iterator[None]:
         except TrainingInterrupted as stop:
             if trainer.accelerator.is_main_process:
                 print(f"Stopped by {stop.signal.name}. {how_to_go_on(trainer)}", file=sys.stderr, flush=True)
-            trainer.accelerator.end_training()
+            trainer.finish_trackers()
             raise
 
 

@@ -27,6 +27,7 @@ from .metrics import metrics_where_measured
 from .mid_task import MidTask
 from .modeling_incremental import IncrementalClassifier
 from .other_alignments import OtherAlignments
+from .process_group import end_group_at_exit
 from .results import keep_results, print_results, run_details, write_results
 from .run_health import health_of
 from .run_state import RunState
@@ -87,9 +88,15 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
             mixed_precision=args.mixed_precision,
             log_with=trackers,
             project_dir=args.output_dir,
-            # no step writes a buffer, so none need be sent
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(
+                    broadcast_buffers=False,  # no step writes a buffer, so none need be sent
+                    find_unused_parameters=model.trains_backbone,  # mask tokens and poolers reach no loss
+                )
+            ],
         )
+        if self.accelerator.num_processes > 1:
+            end_group_at_exit()
         if args.torch_compile:
             check_compiler(self.accelerator.device)
         self.stream = checked_stream(stream, args, self.accelerator)
@@ -121,7 +128,7 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
         """Learn every task that is not learned yet.
 
         Returns:
-            The content of metrics.json.
+            The content of metrics.json; of several processes the main one, the others only its `metrics`.
 
         Raises:
             ValueError: when the run to resume had other settings, tasks or another model.
@@ -144,7 +151,7 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
         self.notify("on_train_end", content)
         self._images.clear()
         self.signals.stop_if_told(self.accelerator)
-        self.accelerator.end_training()
+        self.finish_trackers()
         self.raise_push_failure()
         return content
 
@@ -251,6 +258,11 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
         return {"accuracies": accuracies, **overall_accuracy(accuracies, self._test_counts()[: len(accuracies)])}
 
     # ------------------------------------------------------------------ small things
+
+    def finish_trackers(self):
+        """Have the trackers write what they hold; several processes stay connected."""
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
 
     def _test_counts(self) -> list[int]:
         return [0 if task.test is None else len(task.test) for task in self.stream]

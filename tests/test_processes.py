@@ -1,5 +1,6 @@
 """Two and four processes on one machine learn what one process learns."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,7 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import DatasetDict
 from runs import NUM_TASKS, read, save_backbone, tensors
+
+from smope_hf.embedded_data import digits
 
 SCRIPT = """
 import sys
@@ -22,17 +26,22 @@ settings = dict(batch_size=7, eval_batch_size=5, alignment="gaussian", alignment
 trainer = tiny_trainer(sys.argv[2], Path(sys.argv[3]), **settings)
 assert trainer.accelerator.num_processes == int(sys.argv[4]), trainer.accelerator.num_processes
 torch.nn.parallel.DistributedDataParallel._sync_buffers = lambda self: sys.exit("a step sends buffers")
-trainer.train()
+content = trainer.train()
+if trainer.accelerator.num_processes > 1:
+    accuracies = trainer.evaluate()["accuracies"]  # the processes are still connected
+    if trainer.accelerator.is_main_process:
+        assert accuracies == content["accuracy_matrix"][-1]
 """
 
 
-def launch(processes: int, script: Path, *arguments: str):
-    """Start processes over gloo, as docs/guides/many-processes.md says for a CPU."""
+def launch(processes: int, script: Path, *arguments: str) -> str:
+    """Start processes over gloo, as docs/guides/many-processes.md says for a CPU; gives what they print."""
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     command = [*command, str(script), str(Path(__file__).parent), *arguments, str(processes)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +84,55 @@ def test_the_same_accuracies(pair):
     assert one["accuracy_matrix"] == many["accuracy_matrix"]
     assert one["recall_by_class"] == many["recall_by_class"]
     assert (one["num_processes"], str(many["num_processes"])) == (1, pair[1].name)
+
+
+UNUSED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import torch
+torch.set_num_threads(1)
+from runs import tiny_args, tiny_stream
+from transformers import Dinov2Config, Dinov2Model, ViTImageProcessorPil
+from smope_hf import ContinualTrainer
+from smope_hf.modeling_prompted import PromptedForImageClassification
+torch.manual_seed(0)
+sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=8)
+model = PromptedForImageClassification.from_backbone(Dinov2Model(Dinov2Config(**sizes)), method="finetune")
+processor = ViTImageProcessorPil(size={"height": 16, "width": 16})
+ContinualTrainer(model, tiny_args(Path(sys.argv[2])), tiny_stream(num_tasks=2), processor).train()
+"""
+
+
+@pytest.mark.slow
+def test_weights_that_reach_no_loss_do_not_stop_fine_tuning(tmp_path):
+    """As DINOv2's mask token: gradients are exchanged all the same."""
+    script = tmp_path / "run.py"
+    script.write_text(UNUSED)
+    launch(2, script, str(tmp_path / "run"))
+    assert len(read(tmp_path / "run", "metrics.json")["accuracy_matrix"]) == 2
+
+
+EVALUATE = """
+import sys
+import torch
+torch.set_num_threads(1)
+from smope_hf.cli import main
+sys.argv = ["smope", "evaluate", sys.argv[2], "--data", sys.argv[3], "--json"]
+main()
+"""
+
+
+@pytest.mark.slow
+def test_one_of_several_processes_prints_an_evaluation(tmp_path):
+    backbone, data = save_backbone(tmp_path / "backbone"), str(tmp_path / "data")
+    few = {split: rows.select(range(60)) for split, rows in digits().items()}
+    DatasetDict(few).save_to_disk(data)
+    train = [sys.executable, "-m", "smope_hf", "train", "--dataset", data, "--backbone", backbone, "--num-tasks", "2"]
+    train += ["--epochs", "1", "--no-report", "--num-threads", "1", "--output-dir", str(tmp_path / "run")]
+    done = subprocess.run(train, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    script = tmp_path / "evaluate.py"
+    script.write_text(EVALUATE)
+    output = launch(2, script, str(tmp_path / "run"), data)
+    assert json.loads(output)["tasks"][0]["images"] > 0
