@@ -192,10 +192,19 @@ def load_backbone(
     return backbone, getattr(revision, "resolved", revision)
 
 
-def weights_fingerprint(backbone: nn.Module) -> str:
-    """SHA-256 over names, shapes and float32 values of a backbone's weights, in the order of their names."""
+def weights_fingerprint(backbone: PreTrainedModel, with_pooler: bool = False) -> str:
+    """SHA-256 over names, shapes and float32 values of a backbone's weights, in the order of their names.
+
+    Args:
+        backbone: of a supported family.
+        with_pooler: count the weights of a pooler that the family has no use for, as early checkpoints do whose
+            backbone was handed in with one. `load_backbone` loads none.
+    """
     digest = hashlib.sha256()
+    unused = "pooler." if family_of(backbone.config).init_kwargs == NO_POOLER and not with_pooler else None
     for name, tensor in sorted(backbone.state_dict().items()):
+        if unused and name.startswith(unused):
+            continue
         tensor = tensor.detach().to("cpu", torch.float32).contiguous()
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(memoryview(tensor.view(-1).numpy()).cast("B"))

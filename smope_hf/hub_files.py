@@ -118,8 +118,12 @@ def check_can_be_shared(config, include_backbone: bool, remote_code: bool):
             f"{WITH_BACKBONE} too."
         )
     if base != EMBEDDED and (not is_hub_id(base) or config.base_model_revision is None):  # the Hub's have a commit
+        what = "a folder of this machine" if not is_hub_id(base) else (
+            "and no commit of it is recorded: it is a folder of this machine, or was handed to from_backbone() as a "
+            "loaded model without revision="
+        )  # fmt: skip
         raise ValueError(
-            f"The base model is {base!r}, a folder of this machine: nobody else could load the model. Set "
+            f"The base model is {base!r}, {what}: nobody else could load the model. Set "
             f"{WITH_BACKBONE} to push standalone models, or train on a base model of the Hub."
         )
 

@@ -1,6 +1,7 @@
 """What every model here has: a frozen ViT under a linear head that grows with the classes."""
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator, Sequence
 
@@ -50,7 +51,7 @@ class IncrementalClassifier(AdapterCheckpointMixin, PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_attention_backend = True
-    _keep_in_fp32_modules_strict = {"classifier"}
+    _keep_in_fp32_modules_strict = {"classifier", "prefix_experts", "prompts"}
 
     ATTENTION: dict[str, str]  # "sdpa" and "eager" -> name of this model's form of it
     BINDING: str  # where an attention module finds its part
@@ -93,6 +94,15 @@ class IncrementalClassifier(AdapterCheckpointMixin, PreTrainedModel):
                 "for each, or make the models with from_backbone(copy.deepcopy(backbone), ...)."
             )
 
+    def _apply(self, fn, recurse=True):
+        """As in torch, but `half()` and `to(torch.bfloat16)` reach the backbone alone, as in `from_pretrained`.
+
+        A closed-form head weighs small directions up and keys decide a choice: neither survives such rounding.
+        """
+        for name, child in self.named_children() if recurse else ():
+            child._apply(fn if name == self.base_model_prefix else functools.partial(_unless_halved, fn))
+        return super()._apply(fn, recurse=False)
+
     def freeze_backbone(self):
         """Make everything but the backbone trainable."""
         self.backbone.requires_grad_(False)
@@ -118,7 +128,8 @@ class IncrementalClassifier(AdapterCheckpointMixin, PreTrainedModel):
             backbone: Hub id, folder, "embedded", or a loaded model (which is frozen and used as it is, by this model
                 alone: one made on it before raises a RuntimeError in its next pass). Of a folder the absolute path is
                 recorded, so that checkpoints load from any working directory.
-            revision: branch, tag or commit of a Hub id; the commit it stands for is recorded.
+            revision: branch, tag or commit of a Hub id; the commit it stands for is recorded. A loaded model does not
+                tell its commit: give it here where the new model is to be pushed without its backbone.
             attn_implementation: "sdpa" (default, fused) or "eager" (plain).
             use_safetensors: False also takes a base model whose only weights are pickles; default no pickle is read.
             **config_fields: fields of the model's config, for example `num_experts=25`.
@@ -277,3 +288,10 @@ class IncrementalClassifier(AdapterCheckpointMixin, PreTrainedModel):
                     "class ids of the last task only; call begin_task() before training on new classes."
                 )
         return F.cross_entropy(at_least_float32(logits[:, first:]), labels - first)
+
+
+def _unless_halved(fn, tensor: Tensor) -> Tensor:
+    """What `fn` makes of a tensor, but for a lower precision: then the tensor as it was, where `fn` puts it."""
+    result = fn(tensor)
+    halved = result.is_floating_point() and result.dtype.itemsize < min(4, tensor.dtype.itemsize)
+    return tensor.to(result.device) if halved else result

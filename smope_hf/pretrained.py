@@ -195,7 +195,7 @@ def _load_base(config, name, backbone, use_safetensors: bool, hub: dict) -> PreT
                 f"Give its present place as {BACKBONE_OPTION}."
             ) from error
     found = weights_fingerprint(base)
-    if expected is not None and found != expected:
+    if expected not in (None, found) and expected != weights_fingerprint(base, with_pooler=True):
         raise ValueError(
             f"The weights of {source!r} are not those that {str(name)!r} was trained on: expected the base model "
             f"{config.base_model_name_or_path!r} (revision {config.base_model_revision}) with fingerprint "

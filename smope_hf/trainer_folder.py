@@ -68,9 +68,10 @@ class KeepsRunFolder:
 
     def _resume_from(self, folder: Path, manifest: dict):
         saved = checkpoint.load_state(folder)
+        in_checkpoint = self.model.trains_backbone or self.model.config.base_model_name_or_path is None
         model = type(self.model).from_pretrained(
             folder,
-            backbone=None if self.model.trains_backbone else self.model.backbone,
+            backbone=None if in_checkpoint else self.model.backbone,
             dtype=self.model.dtype,
             attn_implementation=self.model.config._attn_implementation,
         )

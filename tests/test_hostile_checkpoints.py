@@ -19,6 +19,7 @@ from transformers import AutoModelForImageClassification, ViTModel
 
 from smope_hf import SMoPEConfig, SMoPEForImageClassification
 from smope_hf.alignment import ClassStatistics, StatisticsAccumulator
+from smope_hf.backbones import weights_fingerprint
 from smope_hf.checkpoint import STATE_FILE, STATISTICS_FILE, load_state, load_statistics
 from smope_hf.checksums import CHECKSUMS_FILE
 from smope_hf.files import write_json
@@ -122,12 +123,25 @@ def test_a_backbone_given_with_its_pooler_loads_again(copy):
     backbone = ViTModel.from_pretrained(copy / "base", add_pooling_layer=True)
     model = SMoPEForImageClassification.from_backbone(backbone, num_experts=6, top_k=2)
     model.begin_task(["ant"])
-    for include, again in ((True, None), (False, backbone)):
-        folder = copy / f"pooler-{include}"
+    ways = ((True, None), (False, backbone), (False, None), (False, copy / "base"))
+    for number, (include, again) in enumerate(ways):
+        folder = copy / f"pooler-{number}"
         model.save_pretrained(folder, include_backbone=include)
         loaded = SMoPEForImageClassification.from_pretrained(folder, backbone=again)
         with torch.no_grad():
             assert torch.equal(loaded(tiny_images()).logits, model.eval()(tiny_images()).logits)
+
+
+def test_an_early_checkpoint_counted_the_pooler_too(copy):
+    backbone = ViTModel.from_pretrained(copy / "base", add_pooling_layer=True)
+    model = SMoPEForImageClassification.from_backbone(backbone, num_experts=6, top_k=2)
+    model.config.base_model_fingerprint = weights_fingerprint(backbone, with_pooler=True)
+    assert model.config.base_model_fingerprint != weights_fingerprint(backbone)
+    model.begin_task(["ant"])
+    model.save_pretrained(copy / "early")
+    SMoPEForImageClassification.from_pretrained(copy / "early", backbone=backbone)
+    with pytest.raises(ValueError, match="are not those that"):
+        SMoPEForImageClassification.from_pretrained(copy / "early")
 
 
 def test_statistics_of_one_image_per_class_load(copy):

@@ -101,6 +101,22 @@ classifier = pipeline("image-classification", model=given["model"], **given["opt
     assert len(bob(classify, model="alice/digits", options={})) == 6
 
 
+def test_a_loaded_base_model_of_the_hub_does_not_tell_its_commit(hub, bob, base):
+    """A model on it could not be fetched again as it was; so it is refused, unless the commit is given."""
+    code = """
+from transformers import ViTModel
+from smope_hf.hub_files import check_can_be_shared
+loaded = ViTModel.from_pretrained(given["base"])
+model = SMoPEForImageClassification.from_backbone(loaded, revision=given["commit"])
+check_can_be_shared(model.config, include_backbone=False, remote_code=False)
+model.config.base_model_revision
+"""
+    commit = hub.state(base)["commits"][-1]["oid"]
+    assert bob(code, base=base, commit=commit) == commit
+    with pytest.raises(RemoteError, match="no commit of it is recorded: .* as a loaded model without revision="):
+        bob(code, base=base, commit=None)
+
+
 def test_what_was_downloaded_works_without_the_hub(hub, run, tmp_path):
     with Client(hub, "hf_bob", tmp_path) as client:
         expected = logits(client, "alice/digits", revision="task-02")

@@ -52,6 +52,20 @@ def trainer_of(method, backbone, output_dir, **settings):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_half_precision_is_the_backbones_alone(method, tmp_path):
+    model = tiny_prompted(method)
+    model.save_pretrained(tmp_path)
+    loaded = PromptedForImageClassification.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
+    with torch.no_grad():
+        expected = model(tiny_images()).logits
+        for half in (loaded, model.bfloat16()):
+            kept = {**dict(half.prompts.named_parameters()), "head": half.classifier.weight}
+            assert half.dtype == torch.bfloat16 and {value.dtype for value in kept.values()} == {torch.float32}
+            found = half(tiny_images().bfloat16()).logits
+            torch.testing.assert_close(found, expected, rtol=0, atol=0.1 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_a_whole_run_saves_and_resumes_bit_for_bit(method, backbone, tmp_path):
     whole = trainer_of(method, backbone, tmp_path / "whole")
     content = whole.train()
