@@ -11,9 +11,11 @@ from .training_args import ContinualTrainingArguments
 
 SETTINGS = (
     "seed", "epochs", "batch_size", "eval_batch_size", "gradient_accumulation_steps", "learning_rate",
-    "min_learning_rate", "freeze_epochs", "crop_scale", "crop_ratio", "flip_probability", "alignment",
-    "mixed_precision", "image_cache_gib", "image_cache_dir", "dataloader_num_workers", "on_bad_image",
-    "checkpoint_every", "resume", "hub_private_repo", "hub_include_backbone", "hub_remote_code", "hub_license",
+    "min_learning_rate", "freeze_epochs", "prefix_lr_multiplier", "max_grad_norm", "crop_scale", "crop_ratio",
+    "flip_probability", "alignment", "alignment_learning_rate", "alignment_shrinkage", "drift_compensation",
+    "mixed_precision", "gradient_checkpointing", "torch_compile", "image_cache_gib", "image_cache_dir",
+    "dataloader_num_workers", "on_bad_image", "checkpoint_every", "resume", "hub_private_repo",
+    "hub_include_backbone", "hub_remote_code", "hub_license",
 )  # fmt: skip
 
 
@@ -93,6 +95,7 @@ def add_classes(
     if old_tests is None:
         trainer.accelerator.print("Old classes were not measured: --test-data takes images of them.")
     trainer.accelerator.print(f"The model with its new classes: {trainer.saved_tasks()[-1]}")
+    trainer.accelerator.end_training()
 
 
 def _old_tests(data: str, known: list[list[str]], options: dict, columns: dict) -> list:

@@ -104,6 +104,8 @@ def classify(
 
     processor = AutoImageProcessor.from_pretrained(checkpoint.folder, backend="pil")
     model = checkpoint.load_model(backbone=backbone)
+    if getattr(model.config, "output_router_scores", False):  # of each layer, which a pipeline takes for each image's
+        model.config.output_router_scores = False
     classifier = pipeline("image-classification", model=model, image_processor=processor)
     top = min(top, classifier.model.config.num_labels)
     for start in range(0, len(paths), batch_size):

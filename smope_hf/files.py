@@ -40,8 +40,14 @@ def remove_temporary(folder: Path):
 
 
 def sync(path: str | os.PathLike):
-    """Have what a file or folder holds on the disk, where a loss of power does not reach it."""
-    handle = os.open(path, os.O_RDONLY)
+    """Have what a file or folder holds on the disk, where a loss of power does not reach it.
+
+    Windows has that for files alone, opened to be written.
+    """
+    windows = os.name == "nt"
+    if windows and os.path.isdir(path):
+        return
+    handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

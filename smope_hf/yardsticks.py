@@ -27,13 +27,22 @@ def frozen_features(trainer, images: DecodedImages) -> Tensor:
 
 def nearest_class_mean(features, labels, tests) -> list[Tensor]:
     """Predictions for each test set by the nearest class mean (Euclidean)."""
+    if len(labels.unique()) == 1:
+        return the_only_class(labels, tests)
     classifier = NearestCentroid().fit(features.numpy(), labels.numpy())
     return [torch.from_numpy(classifier.predict(test.numpy())) for test in tests]
+
+
+def the_only_class(labels: Tensor, tests) -> list[Tensor]:
+    """What a first task of one class leaves to predict; scikit-learn takes no such task."""
+    return [labels[:1].expand(len(test)) for test in tests]
 
 
 def discriminant_analysis(features, labels, tests, shrinkage: float) -> list[Tensor]:
     """Predictions for each test set by linear discriminant analysis with a shared covariance and equal priors."""
     classes = len(labels.unique())
+    if classes == 1:
+        return the_only_class(labels, tests)
     classifier = LinearDiscriminantAnalysis("lsqr", shrinkage=shrinkage, priors=[1 / classes] * classes)
     classifier.fit(features.double().numpy(), labels.numpy())
     return [torch.from_numpy(classifier.predict(test.double().numpy())) for test in tests]

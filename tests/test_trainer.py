@@ -19,7 +19,7 @@ from runs import (
     tiny_stream,
     tiny_trainer,
 )
-from transformers import pipeline
+from transformers import ViTImageProcessorPil, ViTModel, pipeline
 
 from smope_hf import ContinualTrainer, SMoPEForImageClassification, TaskStream
 from smope_hf.augmentation import to_uint8
@@ -195,6 +195,23 @@ def test_resumed_equals_uninterrupted(backbone, finished, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_run_on_a_backbone_without_a_name_is_resumed(tmp_path):
+    """Then the backbone is in each checkpoint, as of a model that was made in the script itself."""
+
+    def trainer(folder: str, callbacks=(), **settings):
+        backbone = ViTModel.from_pretrained(save_backbone(tmp_path / "vit"), add_pooling_layer=False)
+        backbone.config.name_or_path = ""
+        model = SMoPEForImageClassification.from_backbone(backbone, num_experts=6, top_k=2)
+        processor = ViTImageProcessorPil.from_pretrained(tmp_path / "vit")
+        return ContinualTrainer(model, tiny_args(tmp_path / folder, **settings), tiny_stream(), processor, callbacks)
+
+    content = trainer("whole").train()
+    with pytest.raises(KeyboardInterrupt):
+        trainer("cut", [Stop()]).train()
+    assert trainer("cut", resume=True).train()["metrics"] == content["metrics"]
+    assert_same_tensors(tmp_path / "whole" / "task-03", tmp_path / "cut" / "task-03")
+
+
 def test_resuming_a_finished_run_changes_nothing(backbone, finished):
     folder, _, content = finished
     before = {path: path.read_bytes() for path in (folder / "task-03").iterdir()}
@@ -303,6 +320,12 @@ def test_yardsticks(backbone, tmp_path):
     metrics = {name: continual_metrics(matrix.as_array()) for name, matrix in matrices.items()}
     assert metrics["linear"]["forgetting"] > metrics["ncm"]["forgetting"]  # nothing protects old classes there
     assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.model.state_dict().items())
+
+
+def test_yardsticks_begin_with_a_single_class(backbone, tmp_path):
+    stream = tiny_stream(num_tasks=None, class_lists=[["a"], ["b", "c"]])
+    matrices = run_yardsticks(tiny_trainer(backbone, tmp_path, stream=stream))
+    assert matrices["lda"].as_array()[0, 0] == 1.0 and all(matrix.is_complete for matrix in matrices.values())
 
 
 def test_image_size_is_the_processors(finished):
