@@ -108,9 +108,19 @@ class AdapterCheckpointMixin:
             kwargs.pop(key, None)
         model = super().from_pretrained(None, *model_args, config=config, state_dict=weights, **kwargs)
         loaded = model[0] if isinstance(model, tuple) else model
+        _check_one_device(getattr(loaded, "hf_device_map", None))
         loaded.name_or_path = loaded.config.name_or_path = str(name)
         loaded.freeze_backbone()
         return model
+
+
+def _check_one_device(device_map: dict | None):
+    places = sorted({str(place) for place in (device_map or {}).values()})
+    if len(places) > 1:
+        raise ValueError(
+            f"device_map divides the model over {places}, which is not allowed: prompts run inside the attention of "
+            "the backbone's layers and have to be where those are. Give device_map={'': PLACE}, one place for all."
+        )
 
 
 def _read_config(config_class, name, revision, where: dict, fields: dict):

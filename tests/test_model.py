@@ -211,6 +211,15 @@ def test_from_pretrained_in_a_precision(model_type, tmp_path, dtype):
     torch.testing.assert_close(found.logits, expected.logits, rtol=0, atol=tolerance)
 
 
+def test_a_model_is_not_divided_over_devices(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    divided = {"backbone": "cpu", "classifier": "cpu", "prefix_experts": "disk"}
+    with pytest.raises(ValueError, match=r"device_map divides the model over \['cpu', 'disk'\]"):
+        SMoPEForImageClassification.from_pretrained(tmp_path, device_map=divided, offload_folder=tmp_path / "disk")
+    one = SMoPEForImageClassification.from_pretrained(tmp_path, device_map={"": "cpu"})
+    assert torch.isfinite(one(tiny_images()).logits).all()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_a_model_that_is_made_half_precision_keeps_head_and_experts(dtype):
     model = with_history(tiny_model())
