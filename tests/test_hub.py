@@ -386,7 +386,7 @@ def test_an_equal_model_trained_again_is_the_same_model(hub, alice, run, repo, t
 
 def test_a_relative_folder_is_no_hub_id(alice):
     config = "type('Config', (), {'base_model_name_or_path': 'org/vit', 'base_model_revision': None})"
-    with pytest.raises(RemoteError, match="'org/vit', a folder of this machine"):
+    with pytest.raises(RemoteError, match="'org/vit', and no commit of it is recorded"):
         alice(f"check_can_be_shared({config}, False, False)")
 
 
