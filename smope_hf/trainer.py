@@ -261,8 +261,8 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
 
     def finish_trackers(self):
         """Have the trackers write what they hold; several processes stay connected."""
-        for tracker in self.accelerator.trackers:
-            tracker.finish()
+        while self.accelerator.trackers:  # not once more in `Accelerator.end_training()`, which some do not take
+            self.accelerator.trackers.pop().finish()
 
     def _test_counts(self) -> list[int]:
         return [0 if task.test is None else len(task.test) for task in self.stream]

@@ -212,6 +212,25 @@ def test_a_run_on_a_backbone_without_a_name_is_resumed(tmp_path):
     assert_same_tensors(tmp_path / "whole" / "task-03", tmp_path / "cut" / "task-03")
 
 
+def test_a_tracker_is_finished_once(backbone, tmp_path):
+    """Some do not take it twice, and programs end Accelerate's training themselves."""
+
+    class Tracker:
+        finished = 0
+
+        def log(self, *_, **__):
+            assert not self.finished
+
+        def finish(self):
+            self.finished += 1
+
+    tracker, trainer = Tracker(), tiny_trainer(backbone, tmp_path, stream=tiny_stream(num_tasks=2), epochs=1)
+    trainer.accelerator.trackers.append(tracker)
+    trainer.train()
+    trainer.accelerator.end_training()
+    assert tracker.finished == 1
+
+
 def test_resuming_a_finished_run_changes_nothing(backbone, finished):
     folder, _, content = finished
     before = {path: path.read_bytes() for path in (folder / "task-03").iterdir()}
