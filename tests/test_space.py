@@ -6,6 +6,8 @@ import re
 import struct
 import subprocess
 import sys
+import threading
+import time
 import tomllib
 import zlib
 from dataclasses import replace
@@ -25,7 +27,7 @@ from starlette.testclient import TestClient
 from desk import BROKEN, explain  # isort: skip
 from guard import Guard  # isort: skip
 from limits import Limits, Refused  # isort: skip
-from visits import Visits  # isort: skip
+from visits import Visits, remove_for_good  # isort: skip
 
 LIMITS = Limits()
 
@@ -237,6 +239,32 @@ def test_the_browser_is_told_to_load_nothing_from_elsewhere(client):
     sources = {source for rule in policy.split(";") for source in rule.split()[1:]}
     assert policy.startswith("default-src 'self'")
     assert sources <= {"'self'", "'none'", "'unsafe-inline'", "'unsafe-eval'", "data:", "blob:"}
+
+
+def test_a_closed_page_begins_no_visit_and_leaves_nothing(tmp_path):
+    """A late request must not make a folder that outlives the program."""
+    visits = Visits(tmp_path / "uploads", LIMITS)
+    folder = visits.of("somebody").folder
+    visits.close()
+    assert not folder.exists()
+    with pytest.raises(Refused, match="being closed"):
+        visits.of("late")
+    assert not list(visits.uploads.iterdir())
+
+
+def test_a_folder_that_is_still_written_to_is_removed(tmp_path):
+    folder, stop = tmp_path / "scratch", time.monotonic() + 0.5
+
+    def write():
+        while time.monotonic() < stop:
+            (folder / "deep").mkdir(parents=True, exist_ok=True)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    remove_for_good(folder)
+    writer.join()
+    remove_for_good(folder)
+    assert not folder.exists()
 
 
 # ---------------------------------------------------------------------- a Space

@@ -45,16 +45,22 @@ def main(
     if test_data is None and any(columns.values()):
         sys.exit("error: --test-split, --test-image-column and --test-label-column are of --test-data: give it too")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that what visitors sent is deleted then too
-    with tempfile.TemporaryDirectory(prefix="smope-space-") as scratch:
-        try:
-            url = open_page(Path(scratch), checkpoint, test_data, columns, cache, host, port)
-        except (ValueError, OSError) as error:
-            sys.exit(f"error: {error}")
+    scratch, visits = Path(tempfile.mkdtemp(prefix="smope-space-")), None
+    try:
+        url, visits = open_page(scratch, checkpoint, test_data, columns, cache, host, port)
         print(f"The page is open at {url} (Ctrl-C ends it)", flush=True)
-        try:
-            threading.Event().wait()
-        except KeyboardInterrupt:
-            pass
+        threading.Event().wait()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        pass
+    finally:
+        from visits import remove_for_good
+
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if visits is not None:
+            visits.close()
+        remove_for_good(scratch)
 
 
 def open_page(
@@ -66,7 +72,7 @@ def open_page(
     host: str,
     port: int | None,
 ):
-    """Serve the page from a thread; gives its address. Everything of visitors goes into `scratch`."""
+    """Serve the page from a thread; gives its address and its visits, whose files are all in `scratch`."""
     uploads = scratch / "uploads"
     uploads.mkdir()
     # read when gradio is imported
@@ -108,7 +114,7 @@ def open_page(
         enable_monitoring=False, show_error=False, pwa=False,
     )  # fmt: skip
     visits.own_files = {path.resolve() for path in uploads.rglob("*")}
-    return url
+    return url, visits
 
 
 if __name__ == "__main__":

@@ -56,23 +56,27 @@ class Visits:
         clock: Callable[[], float] = time.monotonic,
     ):
         self.uploads, self.limits, self.forget, self.clock = uploads.resolve(), limits, forget, clock
+        self.uploads.mkdir(parents=True, exist_ok=True)
         self.own_files: set[Path] = set()  # of the page, such as examples; a visitor may send the same
         self._visits: dict[str, Visit] = {}
+        self._closed = False
         self._lock = threading.RLock()
 
     def of(self, key: str) -> Visit:
         """The visit of a page, made where it is new.
 
         Raises:
-            Refused: when there are too many.
+            Refused: when there are too many, or the page is being closed.
         """
         with self._lock:
+            if self._closed:
+                raise Refused("The page is being closed.")
             self.sweep()
             if key not in self._visits:
                 if len(self._visits) >= self.limits.visits:
                     raise Refused("Too many people are here at the moment. Try again in some minutes.")
                 folder = self.uploads / f"{PREFIX}{secrets.token_hex(16)}"
-                folder.mkdir(parents=True)
+                folder.mkdir()
                 self._visits[key] = Visit(folder)
             visit = self._visits[key]
             visit.seen = self.clock()
@@ -122,6 +126,13 @@ class Visits:
                 if not visit.busy and self.clock() - visit.seen > self.limits.idle_seconds:
                     self.end(key)
 
+    def close(self):
+        """End all visits, and let none begin: what a late request made would outlive the program."""
+        with self._lock:
+            self._closed = True
+            for key in list(self._visits):
+                self.end(key)
+
     def sweep_regularly(self, seconds: float = 30.0):
         """Sweep from a thread that ends with the process."""
 
@@ -143,3 +154,19 @@ class Visits:
             path.unlink(missing_ok=True)
             if path.parent.is_dir() and not any(path.parent.iterdir()):
                 path.parent.rmdir()
+
+
+def remove_for_good(folder: Path, patience: float = 10.0):
+    """Remove a folder also where a lesson that is being stopped still writes to it.
+
+    Args:
+        folder: need not be there.
+        patience: seconds for which to try.
+
+    Raises:
+        OSError: when it is still there.
+    """
+    until = time.monotonic() + patience
+    while folder.exists():
+        shutil.rmtree(folder, ignore_errors=time.monotonic() < until)
+        time.sleep(0.1)
