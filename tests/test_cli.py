@@ -10,6 +10,7 @@ import pytest
 from runs import save_backbone, tiny_stream, tiny_trainer
 from typer.testing import CliRunner
 
+from smope_hf import SMoPEForImageClassification
 from smope_hf.cli import app
 from smope_hf.cli_common import names_in_short, ranges
 from smope_hf.cli_inspect import routing_health, warnings
@@ -190,6 +191,16 @@ def test_predict_is_the_pipeline(place):
     assert [entry["score"] for entry in found["predictions"]] == pytest.approx(
         [e["score"] for e in expected], abs=1e-5
     )
+
+
+def test_predict_takes_more_images_than_layers_from_a_model_that_returns_router_scores(place, tmp_path):
+    """Their tuples are over layers, which a pipeline would take for images."""
+    model = SMoPEForImageClassification.from_pretrained(place / "run" / "task-03")
+    model.config.output_router_scores = True
+    model.save_pretrained(tmp_path)
+    shutil.copy(place / "run" / "task-03" / "preprocessor_config.json", tmp_path)
+    images = place / "images"
+    assert len(model.prefix_experts) < len(json.loads(smope("predict", tmp_path, images, "--json").stdout)) == 3
 
 
 def test_predict_shows_more_classes_than_there_are_as_all_of_them(place):
