@@ -105,6 +105,19 @@ def check_label_counts(content: dict, source: str):
         _require(source, f"{prefix}num_labels", labels, labels is None or _is_size(labels, MAX_CLASSES), allowed)
 
 
+def check_class_count(count: int):
+    """Refuse more classes than a checkpoint's config may list, before anything is learned.
+
+    Raises:
+        ValueError: with the number and what is allowed.
+    """
+    if count > MAX_CLASSES:
+        raise ValueError(
+            f"{count} classes are not allowed in one model. Allowed: at most {MAX_CLASSES}, as no checkpoint with "
+            "more is read back. Learn fewer classes, or check that the label column holds classes."
+        )
+
+
 def sizes_of(config) -> str:
     """The sizes in a backbone's config, for messages on weights that do not fit them."""
     found = {name: getattr(config, name, None) for name in COMPARED}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .backbones import EMBEDDED, build_backbone, family_of, load_backbone, weights_fingerprint
+from .config_guard import check_class_count
 from .incremental_head import IncrementalHead
 from .prefix_experts import at_least_float32
 from .pretrained import AdapterCheckpointMixin
@@ -226,9 +227,11 @@ class IncrementalClassifier(AdapterCheckpointMixin, PreTrainedModel):
 
         Raises:
             TypeError: when the names are not a sequence of text.
-            ValueError: for no class, a class already known, or one named twice; the message names it.
+            ValueError: for no class, a class already known, or one named twice; the message names it. Also for more
+                than 100,000 classes in all.
         """
         known, names = self.config.label2id, list(class_names)
+        check_class_count(len(known) + len(names))
         if isinstance(class_names, str) or not all(isinstance(name, str) for name in names):
             raise TypeError(f"class_names = {class_names!r} is not allowed. Give a list of text, one for each class.")
         repeated = [name for index, name in enumerate(names) if name in known or name in names[:index]]

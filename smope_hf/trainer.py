@@ -18,6 +18,7 @@ from .augmentation import BatchAugmentation, Normalization, as_trained, processe
 from .callbacks import ContinualCallback
 from .class_recall import recall_by_frequency
 from .compiled_backbone import CompiledBackbone, check_compiler
+from .config_guard import check_class_count
 from .continued_stream import ContinuedStream
 from .evaluation import Evaluation, evaluate_tasks, overall_accuracy, predict
 from .image_check import checked_stream
@@ -74,6 +75,7 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
                 "to go on with an interrupted run, set resume=True; to teach a model more classes, use "
                 "ContinualTrainer.from_checkpoint()."
             )
+        check_class_count(stream.num_classes)
         self.num_known = len(model.config.tasks)
         self.args = args
         self.signals, self.mid_task = StopSignals(), MidTask(self)

@@ -97,7 +97,9 @@ def test_the_grown_head_keeps_dtype_and_mode(training):
         (["eel", "bee"], r"'bee'"),
         (["dog", "eel", "dog"], r"'dog'"),
         ([], "no class"),
+        ([f"new {number}" for number in range(10**5 - 2)], "100001 classes.*at most 100000"),
     ],
+    ids=["known", "twice", "none", "more than a config may list"],
 )
 def test_wrong_classes_are_refused_by_name_and_change_nothing(names, message):
     model = learned(FIRST)

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -52,7 +53,7 @@ def test_what_no_clock_decides(quick):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the settings are those of glibc")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are those of glibc")
 def test_no_page_is_given_back_with_the_settings_of_the_page():
     page = (EXAMPLES.parent / "docs" / "performance.md").read_text()
     line = next(line for line in page.splitlines() if line.startswith("export MALLOC_"))

@@ -325,6 +325,13 @@ def test_a_fresh_run_without_test_images_is_refused_before_it_begins(backbone, t
     assert not list(tmp_path.iterdir())
 
 
+def test_more_classes_than_a_checkpoint_may_list_are_refused_before_the_first_task(backbone, tmp_path, monkeypatch):
+    monkeypatch.setattr("smope_hf.config_guard.MAX_CLASSES", 5)
+    with pytest.raises(ValueError, match="6 classes are not allowed.*at most 5"):
+        tiny_trainer(backbone, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_model_with_classes_is_refused(backbone, finished, tmp_path):
     model = SMoPEForImageClassification.from_pretrained(finished[0] / "task-03")
     with pytest.raises(ValueError, match="already knows 6 classes"):
