@@ -50,7 +50,6 @@ from smope_hf.state_folder import has_state
 TRAIN = Path(__file__).parent / "train.py"
 STAGES = ("training", "statistics", "alignment", "evaluation")
 PROCESS_FILE, SETTINGS_FILE, RECORD_FILE = "process.json", "settings.json", "record.json"
-ALWAYS = {"joint": {"method": "finetune", "joint": "true"}}
 RECALL = dict(zip(("recall head", "recall middle", "recall tail"), THIRDS, strict=True))
 CLOSED_FORM = ("ncm", "lda")
 DEFAULTS = {
@@ -71,7 +70,7 @@ def parse_entry(entry: str) -> tuple[str, dict[str, str]]:
 def command_line(entry: str, seed: int, folder: Path, alignments: list[str], rest: list[str]) -> list[str]:
     """What `examples/train.py` is given for one run."""
     name, settings = parse_entry(entry)
-    options = {"method": name, **ALWAYS.get(name, {}), **settings, "seed": seed, "output_dir": folder}
+    options = {"method": name, **settings, "seed": seed, "output_dir": folder}
     options["resume"] = str(bool(saved_tasks(folder)) or has_state(folder)).lower()
     if alignments and name not in CLOSED_FORM:
         options["compare_alignments"] = "+".join(alignments)

@@ -1,7 +1,8 @@
 """Settings of a run from a recipe or a command line: which model, which data, and how both are loaded."""
 
+import argparse
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import yaml
@@ -11,6 +12,7 @@ from .named_settings import MAX_EXPERTS, MAX_NUMBER, MAX_SEED, MAX_THREADS, MAX_
 from .training_args import ContinualTrainingArguments
 
 METHODS = ("smope", "one-prompt", "ncm", "lda", "linear", "finetune", "ovor", "l2p", "dualprompt", "coda-prompt")
+JOINT = {"method": "finetune", "joint": True}  # what the method "joint" stands for
 
 
 @dataclass
@@ -24,7 +26,10 @@ class ModelArguments(CheckedArguments):
 
     method: str = field(
         default="smope",
-        metadata={"choices": list(METHODS), "help": "SMoPE or a rival, each trained and saved in the same way."},
+        metadata={
+            "choices": [*METHODS, "joint"],
+            "help": "SMoPE or a rival, each trained and saved in the same way; joint: finetune with `joint`.",
+        },
     )
     method_settings: str | None = field(
         default=None, metadata={"help": "Settings of a rival, such as length=8,top_k=3; default as published."}
@@ -173,13 +178,20 @@ def recipe_arguments(recipe: dict) -> list[str]:
 
 
 def build_arguments(values: dict) -> tuple[ModelArguments, DataArguments, ContinualTrainingArguments]:
-    """Divide settings by name among the dataclasses.
+    """Divide settings by name among the dataclasses; the method "joint" becomes what it stands for.
 
     Raises:
         ValueError: when the data set is missing or a value is not allowed; the message names the setting.
     """
     if "dataset" not in values:
         raise ValueError("no data set: give --dataset, or `dataset:` in the recipe")
+    if values.get("method") == "joint":
+        if values.get("joint") is False:
+            raise ValueError(
+                "DataArguments.joint = False is not allowed with method = 'joint', which learns all tasks at once. "
+                "Leave joint out, or choose method = 'finetune', which learns one task after the other."
+            )
+        values = {"joint": True, **values, "method": JOINT["method"]}
     return tuple(
         arguments(**{setting.name: values[setting.name] for setting in fields(arguments) if setting.name in values})
         for arguments in RUN_ARGUMENTS
@@ -190,13 +202,29 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Con
     """Settings from the command line of an example, where a recipe in a YAML file may come first.
 
     Raises:
-        ValueError: when the recipe cannot be read or a value is not allowed; the message names the setting.
+        ValueError: when the recipe cannot be read, or an option or a value is not allowed; the message names it.
     """
-    from transformers import HfArgumentParser
-
     if argv and argv[0].endswith((".yaml", ".yml")):
         argv = recipe_arguments(read_recipe(argv[0])) + argv[1:]
-    return HfArgumentParser(RUN_ARGUMENTS).parse_args_into_dataclasses(argv)
+    return build_arguments(_given(argv))
+
+
+def _given(argv: list[str]) -> dict:
+    """The settings that a command line gives, by name; none of the defaults."""
+    from transformers import HfArgumentParser
+
+    class Parser(HfArgumentParser):
+        def add_argument(self, *names, required=False, **settings):  # what is missing, `build_arguments` says
+            return super().add_argument(*names, **settings)
+
+    known = [setting.name for arguments in RUN_ARGUMENTS for setting in fields(arguments)]
+    not_given = argparse.Namespace(**dict.fromkeys(known))  # where a value is, the parser puts no default
+    found, unknown = Parser(RUN_ARGUMENTS).parse_known_args(argv, not_given)
+    if unknown:
+        raise ValueError(
+            f"{' '.join(unknown)!r} is not allowed. Allowed: options that --help lists, and their values."
+        )
+    return {name: value for name, value in vars(found).items() if value is not None}
 
 
 # ---------------------------------------------------------------------- model and data
@@ -208,6 +236,8 @@ def load_trainer(model_args: ModelArguments, data: DataArguments, args: Continua
 
     from .trainer import ContinualTrainer
 
+    if model_args.method == "joint":  # as ModelArguments alone may say
+        model_args, data = replace(model_args, method=JOINT["method"]), replace(data, joint=JOINT["joint"])
     if data.num_threads:
         torch.set_num_threads(data.num_threads)
     torch.manual_seed(args.seed)

@@ -24,11 +24,16 @@ COLUMNS = [
 pytestmark = pytest.mark.slow
 
 
-def benchmark(monkeypatch, folder, *options, methods=",".join(METHODS), seeds="0,1"):
-    """As from the command line; what it trains runs in processes of their own."""
+def load_benchmark():
     spec = importlib.util.spec_from_file_location("example_benchmark", BENCHMARK)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def benchmark(monkeypatch, folder, *options, methods=",".join(METHODS), seeds="0,1"):
+    """As from the command line; what it trains runs in processes of their own."""
+    module = load_benchmark()
     given = ["--methods", methods, "--seeds", seeds, "--output_dir", str(folder), *TINY, *options]
     monkeypatch.setattr(sys, "argv", [str(BENCHMARK), *given])
     module.main()
@@ -208,6 +213,18 @@ def test_one_task_has_no_alignment_to_compare(tmp_path, monkeypatch):
     benchmark(monkeypatch, tmp_path, "--alignments", "gaussian", methods="joint", seeds="0")
     (row,) = csv.DictReader((tmp_path / "results.csv").open(newline="", encoding="utf-8"))
     assert (row["method"], row["alignment"]) == ("joint", "none")
+
+
+def test_the_record_of_the_joint_run_is_that_of_the_method_joint():
+    """The command of docs/results.md; the record was made where joint was no method yet."""
+    module = load_benchmark()
+    folder = BENCHMARK.parent / "records" / "cifar100-short" / "joint" / "seed-0"
+    recipe = str(BENCHMARK.parent / "recipes" / "cifar100-short.yaml")
+    rest = [recipe, "--dataset", "DATA", "--backbone", "BACKBONE", "--yardsticks", "false"]
+    alignments = ["none", "gaussian", "gaussian-full", "lda-uncompensated"]
+    arguments = module.command_line("joint", 0, folder, alignments, rest)
+    assert arguments[arguments.index("--method") + 1] == "joint"
+    assert module.is_done(folder, arguments)
 
 
 def test_runs_without_checkpoints_are_refused_before_they_train(tmp_path, monkeypatch):

@@ -81,7 +81,7 @@ def test_train_has_every_setting_in_its_panel():
     ):  # fmt: skip
         assert panels[panel] < page.index(option) < panels[behind]
     assert panels["Hub"] < page.index("--hub-model-id")
-    assert "[0.05,1]" in page and "gaussian-full" in page
+    assert "[0.05,1]" in page and "gaussian-full" in page and " joint" in page
 
 
 # ---------------------------------------------------------------------- train
@@ -114,6 +114,7 @@ def test_train_takes_a_recipe_first_and_the_command_line_last(place, tmp_path):
         ([*["train", *TINY], "--num-threads", "0"], "num_threads = 0 is not allowed"),
         ([*["train", *TINY], "--num-tasks", "3"], "num_tasks=3 does not divide"),
         ([*["train", *TINY], "--backbone", "embedded", "--top-k", "7"], "error: SMoPEConfig.top_k = 7 is not allowed"),
+        ([*["train", *TINY], "--method", "joint", "--no-joint"], "joint = False is not allowed with method = 'joint'"),
         (["train", "nowhere.yaml"], "nowhere.yaml: No such file"),
     ],
     ids=lambda part: part[-1] if isinstance(part, list) else "",

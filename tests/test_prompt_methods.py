@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from dataclasses import fields
 
 import pytest
 import torch
@@ -282,6 +283,7 @@ def test_parameters_match_the_published_table(method):
 
 
 def test_every_method_can_be_chosen_by_name():
-    from smope_hf.run_arguments import METHODS
+    from smope_hf.run_arguments import ModelArguments
 
-    assert set(METHODS) == {"smope", "one-prompt", *PROMPT_METHODS} and len(set(METHODS)) == len(METHODS)
+    choices = next(setting for setting in fields(ModelArguments) if setting.name == "method").metadata["choices"]
+    assert set(choices) == {"smope", "one-prompt", *PROMPT_METHODS, "joint"} and len(set(choices)) == len(choices)

@@ -4,13 +4,17 @@ from pathlib import Path
 
 import pytest
 import yaml
+from runs import AtStep, assert_same_tensors, read, save_backbone
 from transformers import HfArgumentParser
 
+from smope_hf import PromptedForImageClassification
 from smope_hf.run_arguments import (
     RUN_ARGUMENTS,
     DataArguments,
     ModelArguments,
     build_arguments,
+    load_trainer,
+    parse_arguments,
     read_recipe,
     recipe_arguments,
 )
@@ -88,3 +92,77 @@ def test_settings_are_checked_where_they_are_made():
     assert ModelArguments(noise_epsilon=1).noise_epsilon == 1
     with pytest.raises(ValueError, match="num_threads = 0 is not allowed"):
         DataArguments("embedded", num_threads=0)
+
+
+# ---------------------------------------------------------------------- all tasks at once
+
+
+def test_the_method_joint_is_fine_tuning_on_all_tasks_at_once(tmp_path):
+    given = ["--dataset", "embedded", "--epochs", "3"]
+    expected = parse_arguments([*given, "--method", "finetune", "--joint", "true"])
+    for options in (["--method", "joint"], ["--method=joint", "--joint"], ["--joint", "true", "--method", "joint"]):
+        assert parse_arguments([*given, *options]) == expected
+    assert (expected[0].method, expected[1].joint) == ("finetune", True)
+    found = recipe(tmp_path, "dataset: embedded\nmethod: joint\nepochs: 3")
+    assert build_arguments(found) == parse_arguments([str(tmp_path / "recipe.yaml")]) == expected
+    other = parse_arguments([str(tmp_path / "recipe.yaml"), "--method", "l2p"])
+    assert (other[0].method, other[1].joint) == ("l2p", False)  # the recipe's method alone asked for it
+
+
+@pytest.mark.parametrize("options", [["--joint", "false"], ["--joint=no"]])
+def test_the_method_joint_without_joint_is_refused(options):
+    message = "joint = False is not allowed with method = 'joint'.*Leave joint out, or choose method = 'finetune'"
+    with pytest.raises(ValueError, match=message):
+        parse_arguments(["--dataset", "embedded", "--method", "joint", *options])
+    with pytest.raises(ValueError, match=message):
+        build_arguments({"dataset": "embedded", "method": "joint", "joint": False})
+
+
+def test_an_option_that_there_is_not_is_refused_by_name():
+    with pytest.raises(ValueError, match="'--epohcs 3' is not allowed"):
+        parse_arguments(["--dataset", "embedded", "--epohcs", "3"])
+    with pytest.raises(ValueError, match="no data set: give --dataset"):
+        parse_arguments(["--epochs", "3"])
+
+
+class Lost(Exception):
+    """Stands for whatever takes a process away."""
+
+
+def test_a_joint_run_learns_all_classes_in_one_task_resumes_and_loads(tmp_path):
+    options = {
+        "dataset": "embedded", "backbone": save_backbone(tmp_path / "vit"), "method": "joint", "num_tasks": 5,
+        "max_train_samples_per_class": 4, "max_test_samples_per_class": 3, "epochs": 2, "batch_size": 8,
+        "checkpoint_every": 1, "report": "false", "disable_progress": "true",
+    }  # fmt: skip
+
+    def trainer(folder, **more):
+        options_of_run = {**options, "output_dir": tmp_path / folder, **more}
+        return load_trainer(*parse_arguments([f"--{name}={value}" for name, value in options_of_run.items()]))
+
+    whole = trainer("whole")
+    content = whole.train()
+    assert [len(row) for row in content["accuracy_matrix"]] == [1]
+    assert whole.model.config.tasks == [list(range(10))] and whole.model.trains_backbone
+    assert "joint_of" in read(tmp_path / "whole", "manifest.json")["information"]
+
+    def lose(_):
+        raise Lost
+
+    cut = trainer("cut")
+    cut.callbacks.append(AtStep(0, 6, lose))  # of ten
+    with pytest.raises(Lost):
+        cut.train()
+    assert (tmp_path / "cut" / "state").is_dir() and not (tmp_path / "cut" / "task-01").exists()
+    resumed = trainer("cut", resume="true").train()
+    assert resumed["accuracy_matrix"] == content["accuracy_matrix"]
+    assert_same_tensors(tmp_path / "whole" / "task-01", tmp_path / "cut" / "task-01")
+    loaded = PromptedForImageClassification.from_pretrained(tmp_path / "cut" / "task-01")
+    assert loaded.config.method == "finetune" and loaded.config.num_labels == 10
+
+
+def test_model_arguments_alone_may_name_the_method_joint(tmp_path):
+    args = build_arguments({"dataset": "embedded", "output_dir": str(tmp_path)})[2]
+    data = DataArguments("embedded", num_tasks=5, max_train_samples_per_class=2, max_test_samples_per_class=1)
+    trainer = load_trainer(ModelArguments(method="joint", backbone="embedded"), data, args)
+    assert len(trainer.stream) == 1 and trainer.model.config.method == "finetune"
