@@ -8,7 +8,8 @@ script's own go to every run. A run that is whole is not run again, and one that
 goes on where it was stopped. With --methods separated by spaces, a method may carry settings of its own, as in
 --methods "smope coda-prompt:alignment=gaussian,learning_rate=0.001"; a list's entries are joined with "+", as in
 "smope:prompt_layers=0+1+2". "joint" is fine-tuning on all tasks at once. With --alignments none,gaussian,lda each
-method has a row for each of them, all from one training.
+method has a row for each of them, all from one training. --alignment is for the methods that train a head; ncm and lda
+keep their own.
 
 The folder gets results.csv, results.md, average_accuracy.png and costs.png: FAA, CAA and FM (mean and standard
 deviation over the seeds, in percent), trained parameters, GFLOPs of an image's forward pass in training and in
@@ -43,6 +44,7 @@ from smope_hf.comparison_report import METRICS
 from smope_hf.files import atomic_path, write_json
 from smope_hf.hub_files import find_checkpoint
 from smope_hf.plots import plot_average_accuracy, plot_costs, read_costs
+from smope_hf.prompt_methods import PROMPT_METHODS
 from smope_hf.run_arguments import RUN_ARGUMENTS, parse_arguments
 from smope_hf.safe_json import read_json
 from smope_hf.state_folder import has_state
@@ -51,7 +53,7 @@ TRAIN = Path(__file__).parent / "train.py"
 STAGES = ("training", "statistics", "alignment", "evaluation")
 PROCESS_FILE, SETTINGS_FILE, RECORD_FILE = "process.json", "settings.json", "record.json"
 RECALL = dict(zip(("recall head", "recall middle", "recall tail"), THIRDS, strict=True))
-CLOSED_FORM = ("ncm", "lda")
+CLOSED_FORM = tuple(name for name, method in PROMPT_METHODS.items() if method.closed_form)
 DEFAULTS = {
     s.name: s.default if s.default_factory is MISSING else s.default_factory()
     for kind in RUN_ARGUMENTS
@@ -70,6 +72,8 @@ def parse_entry(entry: str) -> tuple[str, dict[str, str]]:
 def command_line(entry: str, seed: int, folder: Path, alignments: list[str], rest: list[str]) -> list[str]:
     """What `examples/train.py` is given for one run."""
     name, settings = parse_entry(entry)
+    if name in CLOSED_FORM:
+        rest = without_alignment(rest)
     options = {"method": name, **settings, "seed": seed, "output_dir": folder}
     options["resume"] = str(bool(saved_tasks(folder)) or has_state(folder)).lower()
     if alignments and name not in CLOSED_FORM:
@@ -78,6 +82,13 @@ def command_line(entry: str, seed: int, folder: Path, alignments: list[str], res
     for option, value in options.items():
         given += [f"--{option}", *(str(value).split("+") if option in LISTS else [str(value)])]
     return given
+
+
+def without_alignment(rest: list[str]) -> list[str]:
+    """Options for every run without the alignment, which a method in closed form has of its own."""
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    parser.add_argument("--alignment")
+    return parser.parse_known_args(rest)[1]
 
 
 def settings_of(arguments: list[str]) -> dict:

@@ -37,7 +37,7 @@ def train(
     several devices put `accelerate launch -m smope_hf` in place of `smope`.
     """
     from_recipe = {} if recipe is None else read_recipe(recipe)
-    model_args, data, args = build_arguments({**from_recipe, **given(options, *RUN_ARGUMENTS)})
+    model_args, data, args = build_arguments(given(options, *RUN_ARGUMENTS), from_recipe)
 
     from .cli_common import be_quiet
     from .yardsticks import run_yardsticks

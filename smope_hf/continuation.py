@@ -22,7 +22,7 @@ from .named_settings import nearest_name
 from .run_state import RunState
 from .task_split import TaskSplit
 from .tasks import TaskStream
-from .training_args import ContinualTrainingArguments
+from .training_args import ContinualTrainingArguments, check_alignment
 
 
 def continue_from(
@@ -69,6 +69,8 @@ def continue_from(
     args = _arguments(saved["recipe"], source.folder, {**settings, "output_dir": str(output_dir)})
     continued = ContinuedStream(learned, stream, old_tests)
     model = source.load_model(backbone=backbone, **({"token": token} if token else {}))
+    if "alignment" in settings:
+        check_alignment(args.alignment, model.closed_form)
     _check_whole(source.folder, model.config.tasks, learned, statistics)
     state = RunState.from_saved(saved, statistics, usage_history)
     state.continued_from = {

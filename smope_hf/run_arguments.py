@@ -1,7 +1,6 @@
 """Settings of a run from a recipe or a command line: which model, which data, and how both are loaded."""
 
 import argparse
-import re
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -9,7 +8,8 @@ import yaml
 
 from .checked_arguments import CheckedArguments
 from .named_settings import MAX_EXPERTS, MAX_NUMBER, MAX_SEED, MAX_THREADS, MAX_WHOLE, nearest_name
-from .training_args import ContinualTrainingArguments
+from .recipe_yaml import RecipeLoader
+from .training_args import ContinualTrainingArguments, check_alignment
 
 METHODS = ("smope", "one-prompt", "ncm", "lda", "linear", "finetune", "ovor", "l2p", "dualprompt", "coda-prompt")
 JOINT = {"method": "finetune", "joint": True}  # what the method "joint" stands for
@@ -113,25 +113,6 @@ RUN_ARGUMENTS = (ModelArguments, DataArguments, ContinualTrainingArguments)
 # ---------------------------------------------------------------------- recipes
 
 
-class _RecipeLoader(yaml.SafeLoader):
-    """YAML 1.2's numbers and switches: 1e-5 is a number, and `mixed_precision: no` a text."""
-
-    yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float", ":timestamp"))]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-_RecipeLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_RecipeLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$|^[-+]?\.inf$|^\.nan$"),
-    list("-+.0123456789"),
-)
-
-
 def read_recipe(path: str | Path) -> dict:
     """Read the settings of a run from a YAML file.
 
@@ -148,7 +129,7 @@ def read_recipe(path: str | Path) -> dict:
     """
     with open(path, encoding="utf-8") as file:
         try:
-            recipe = yaml.load(file, Loader=_RecipeLoader)
+            recipe = yaml.load(file, Loader=RecipeLoader)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is not a YAML file: {error}") from error
     if not isinstance(recipe, dict):
@@ -177,12 +158,20 @@ def recipe_arguments(recipe: dict) -> list[str]:
     return [part for name, value in values.items() for part in (f"--{name}", *map(str, value))]
 
 
-def build_arguments(values: dict) -> tuple[ModelArguments, DataArguments, ContinualTrainingArguments]:
+def build_arguments(
+    given: dict, recipe: dict | None = None
+) -> tuple[ModelArguments, DataArguments, ContinualTrainingArguments]:
     """Divide settings by name among the dataclasses; the method "joint" becomes what it stands for.
+
+    Args:
+        given: settings of this run.
+        recipe: settings that those override. It may serve several methods: where the method is `given` and cannot have
+            the recipe's `alignment`, it keeps its own.
 
     Raises:
         ValueError: when the data set is missing or a value is not allowed; the message names the setting.
     """
+    values = {**(recipe or {}), **given}
     if "dataset" not in values:
         raise ValueError("no data set: give --dataset, or `dataset:` in the recipe")
     if values.get("method") == "joint":
@@ -191,11 +180,26 @@ def build_arguments(values: dict) -> tuple[ModelArguments, DataArguments, Contin
                 "DataArguments.joint = False is not allowed with method = 'joint', which learns all tasks at once. "
                 "Leave joint out, or choose method = 'finetune', which learns one task after the other."
             )
-        values = {"joint": True, **values, "method": JOINT["method"]}
+        values = {**JOINT, **values, "method": JOINT["method"]}
+    if values.get("alignment") is not None:
+        _settle_alignment(values, given)
     return tuple(
         arguments(**{setting.name: values[setting.name] for setting in fields(arguments) if setting.name in values})
         for arguments in RUN_ARGUMENTS
     )
+
+
+def _settle_alignment(values: dict, given: dict):
+    """Refuse or, from a recipe for several methods, leave out an alignment that the method cannot have."""
+    from .prompt_methods import PROMPT_METHODS
+
+    method = PROMPT_METHODS.get(str(values.get("method")))
+    if method is None or method.closed_form is None:
+        return
+    if "alignment" in given or "method" not in given:
+        check_alignment(values["alignment"], method.closed_form)
+    else:
+        del values["alignment"]
 
 
 def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, ContinualTrainingArguments]:
@@ -204,9 +208,10 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Con
     Raises:
         ValueError: when the recipe cannot be read, or an option or a value is not allowed; the message names it.
     """
+    recipe = {}
     if argv and argv[0].endswith((".yaml", ".yml")):
-        argv = recipe_arguments(read_recipe(argv[0])) + argv[1:]
-    return build_arguments(_given(argv))
+        recipe, argv = _given(recipe_arguments(read_recipe(argv[0]))), argv[1:]
+    return build_arguments(_given(argv), recipe)
 
 
 def _given(argv: list[str]) -> dict:

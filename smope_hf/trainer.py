@@ -39,7 +39,7 @@ from .task_split import TaskSplit
 from .tasks import Task, TaskStream
 from .trainer_folder import KeepsRunFolder
 from .trainer_hub import PushesToHub
-from .training_args import ContinualTrainingArguments
+from .training_args import ContinualTrainingArguments, check_alignment
 from .training_phase import TrainingPhase
 
 
@@ -55,7 +55,8 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
         state: what an earlier run reached, for a model that knows classes; `from_checkpoint` gives it.
 
     Raises:
-        ValueError: when the model knows classes and no state comes with it, or images are missing, broken or too few.
+        ValueError: when the model knows classes and no state comes with it, images are missing, broken or too few, or
+            `args.alignment` is none that the method can have.
         FileExistsError: when the output folder holds a run and `args.resume` is off, or another run than the one that
             the model's classes are from.
     """
@@ -76,6 +77,8 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
                 "ContinualTrainer.from_checkpoint()."
             )
         check_class_count(stream.num_classes)
+        if state is None and args.alignment != ContinualTrainingArguments.alignment:  # the default is no choice
+            check_alignment(args.alignment, model.closed_form)
         self.num_known = len(model.config.tasks)
         self.args = args
         self.signals, self.mid_task = StopSignals(), MidTask(self)

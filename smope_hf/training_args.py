@@ -211,3 +211,21 @@ class ContinualTrainingArguments(NamedSettings):
         """`recipe()` as trackers take it: numbers and text."""
         flat = (int, float, str, bool)
         return {name: value if isinstance(value, flat) else str(value) for name, value in self.recipe().items()}
+
+
+def check_alignment(alignment: str, closed_form: str | None):
+    """Refuse an alignment that a method cannot have.
+
+    Args:
+        alignment: as it was given.
+        closed_form: how the method sets its head from class statistics; None for one that trains it.
+
+    Raises:
+        ValueError: for another alignment than the method's own.
+    """
+    if closed_form not in (None, alignment):
+        raise ValueError(
+            f"ContinualTrainingArguments.alignment = {alignment!r} is not allowed with a method that trains nothing: "
+            f"its head is set by {closed_form!r}. Allowed: {closed_form!r}. Leave alignment out, or choose a method "
+            "that trains its head."
+        )

@@ -227,6 +227,22 @@ def test_the_record_of_the_joint_run_is_that_of_the_method_joint():
     assert module.is_done(folder, arguments)
 
 
+def test_an_alignment_for_every_run_is_for_those_that_train_a_head(tmp_path):
+    module = load_benchmark()
+    (tmp_path / "recipe.yaml").write_text("alignment: none\n")
+    for rest in (["--alignment", "gaussian", "--epochs", "2"], [str(tmp_path / "recipe.yaml"), "--epochs", "2"]):
+        arguments = {
+            name: module.command_line(name, 0, tmp_path, ["none"], [*rest, "--dataset", "embedded"])
+            for name in ("smope", "ncm", "lda")
+        }
+        found = {name: module.settings_of(given) for name, given in arguments.items()}
+        assert [found[name]["epochs"] for name in found] == [2, 2, 2]
+        assert found["smope"]["alignment"] in ("gaussian", "none")
+        assert found["ncm"]["alignment"] == found["lda"]["alignment"] == module.DEFAULTS["alignment"]
+    with pytest.raises(ValueError, match="alignment = 'gaussian' is not allowed"):
+        module.settings_of(module.command_line("ncm:alignment=gaussian", 0, tmp_path, [], ["--dataset", "embedded"]))
+
+
 def test_runs_without_checkpoints_are_refused_before_they_train(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="save_checkpoints = False is not allowed"):
         benchmark(monkeypatch, tmp_path, "--save_checkpoints", "false")

@@ -28,14 +28,14 @@ def backbone(tmp_path_factory):
     return save_backbone(tmp_path_factory.mktemp("backbone"))
 
 
-def trainer_of(method, backbone, output_dir, **settings):
+def trainer_of(method, backbone, output_dir, stream=None, **settings):
     settings = {**SETTINGS, **settings}
     if method == "smope":
         return tiny_trainer(backbone, output_dir, **settings)
     torch.manual_seed(0)
     model = PromptedForImageClassification.from_backbone(backbone, method=method)
     processor = ViTImageProcessorPil.from_pretrained(backbone)
-    return ContinualTrainer(model, tiny_args(output_dir, **settings), tiny_stream(), processor)
+    return ContinualTrainer(model, tiny_args(output_dir, **settings), stream or tiny_stream(), processor)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +92,27 @@ def test_wrong_settings_are_refused(settings, message, tmp_path):
 def test_a_method_without_a_trained_head_has_nothing_to_compare(backbone, tmp_path):
     with pytest.raises(ValueError, match="a method that trains its head"):
         trainer_of("lda", backbone, tmp_path, compare_alignments=["none"])
+
+
+@pytest.mark.parametrize("alignment", ["none", "gaussian", "gaussian-full", "ncm"])
+def test_a_method_with_an_alignment_of_its_own_takes_no_other(alignment, backbone, tmp_path):
+    with pytest.raises(ValueError, match=f"alignment = '{alignment}' is not allowed.*Allowed: 'lda'. Leave"):
+        trainer_of("lda", backbone, tmp_path, alignment=alignment)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_method_with_an_alignment_of_its_own_that_goes_on(backbone, tmp_path, monkeypatch):
+    """Another alignment is refused where it is given, and left alone where an older run's recipe has it."""
+    with monkeypatch.context() as patch:
+        patch.setattr("smope_hf.trainer.check_alignment", lambda *_: None)
+        first = tiny_stream(num_tasks=None, class_lists=[["a", "b"]])
+        trainer_of("ncm", backbone, tmp_path / "old", first, alignment="gaussian").train()
+    more = tiny_stream(num_tasks=None, class_lists=[["c", "d"]])
+    options = {"output_dir": tmp_path / "new", "disable_progress": True}
+    with pytest.raises(ValueError, match="alignment = 'none' is not allowed.*Allowed: 'ncm'"):
+        ContinualTrainer.from_checkpoint(tmp_path / "old", more, alignment="none", **options)
+    trainer = ContinualTrainer.from_checkpoint(tmp_path / "old", more, **options)
+    assert trainer.args.alignment == "gaussian" and trainer.model.closed_form == "ncm"
 
 
 def test_an_alignment_that_too_few_images_allow_is_refused_before_training(backbone, tmp_path):

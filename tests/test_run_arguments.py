@@ -166,3 +166,39 @@ def test_model_arguments_alone_may_name_the_method_joint(tmp_path):
     data = DataArguments("embedded", num_tasks=5, max_train_samples_per_class=2, max_test_samples_per_class=1)
     trainer = load_trainer(ModelArguments(method="joint", backbone="embedded"), data, args)
     assert len(trainer.stream) == 1 and trainer.model.config.method == "finetune"
+
+
+# ---------------------------------------------------------------------- methods with an alignment of their own
+
+
+@pytest.mark.parametrize(
+    ("method", "alignment"),
+    [(m, a) for m in ("ncm", "lda") for a in ("none", "gaussian", "gaussian-full", "lda", "ncm") if a != m],
+)
+def test_an_alignment_given_to_a_method_that_has_its_own_is_refused(method, alignment, tmp_path):
+    message = f"alignment = '{alignment}' is not allowed.*Allowed: '{method}'. Leave alignment out, or choose a method"
+    given = ["--dataset", "embedded", "--method", method]
+    both = recipe(tmp_path, f"dataset: embedded\nmethod: {method}\nalignment: {alignment}")
+    with pytest.raises(ValueError, match=message):
+        parse_arguments([*given, "--alignment", alignment])
+    with pytest.raises(ValueError, match=message):
+        build_arguments(both)
+    with pytest.raises(ValueError, match=message):
+        build_arguments({}, both)
+    with pytest.raises(ValueError, match=message):
+        parse_arguments([str(tmp_path / "recipe.yaml")])
+
+
+@pytest.mark.parametrize("method", ["ncm", "lda"])
+def test_a_method_keeps_its_own_alignment_beside_a_recipe_for_several(method, tmp_path):
+    shared = recipe(tmp_path, "dataset: embedded\nalignment: gaussian\nepochs: 3")
+    default = parse_arguments(["--dataset", "embedded", "--epochs", "3", "--method", method])
+    for built in (
+        parse_arguments([str(tmp_path / "recipe.yaml"), "--method", method]),
+        build_arguments({"method": method}, shared),
+    ):
+        assert built == default
+    own = parse_arguments([str(tmp_path / "recipe.yaml"), "--method", method, "--alignment", method])
+    assert own[2].alignment == method
+    assert parse_arguments([str(tmp_path / "recipe.yaml"), "--method", "linear"])[2].alignment == "gaussian"
+    assert parse_arguments([str(tmp_path / "recipe.yaml")])[2].alignment == "gaussian"
