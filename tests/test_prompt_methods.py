@@ -13,6 +13,8 @@ from transformers import CONFIG_MAPPING, ViTImageProcessorPil
 from smope_hf import ContinualTrainer, PromptedForImageClassification, SMoPEForImageClassification, compiled_backbone
 from smope_hf.configuration_prompted import PromptedConfig
 from smope_hf.prompt_methods import PROMPT_METHODS
+from smope_hf.run_arguments import ModelArguments, method_config
+from smope_hf.training_args import ALIGNMENTS
 
 SETTINGS = {
     "l2p": {"pool_size": 6, "length": 4, "top_k": 2},
@@ -79,6 +81,34 @@ def test_a_whole_run_saves_and_resumes_bit_for_bit(method, backbone, tmp_path):
     with torch.no_grad():
         assert torch.equal(loaded(tiny_images()).logits, whole.model(tiny_images()).logits)
     assert read(tmp_path / "cut" / "task-03", "config.json")["method"] == method
+
+
+@pytest.mark.parametrize("method", [*PROMPTED, "one-prompt", "linear"])
+def test_a_method_trains_with_every_alignment(method, backbone, tmp_path, monkeypatch):
+    """One training serves all: the first task is the same to them, then each has a head of its own."""
+    for place in ("plot_accuracy_matrix", "plot_average_accuracy"):
+        monkeypatch.setattr(f"smope_hf.results.{place}", lambda *_, **__: None)  # the slowest part by far
+    settings = ",".join(f"{name}={value}" for name, value in SETTINGS.get(method, {}).items())
+    model_class, chosen = method_config(ModelArguments(method=method, method_settings=settings or None, num_experts=6))
+    torch.manual_seed(0)
+    model = model_class.from_backbone(backbone, **chosen)
+    others = [name for name in ALIGNMENTS if name not in ("lda", "ncm")]
+    args = tiny_args(
+        tmp_path, epochs=1, compare_alignments=others, alignment_epochs=1, alignment_learning_rate=0.05,
+        alignment_shrinkage=0.1, save_checkpoints=False,
+    )  # fmt: skip
+    trainer = ContinualTrainer(model, args, tiny_stream(), ViTImageProcessorPil.from_pretrained(backbone))
+    content = trainer.train()
+    matrices = {name: found["accuracy_matrix"] for name, found in content["other_alignments"].items()}
+    matrices["lda"] = content["accuracy_matrix"]
+    assert set(matrices) == {"none", "gaussian", "gaussian-full", "lda"}
+    plain = matrices.pop("none")
+    for name, matrix in matrices.items():
+        assert [len(row) for row in matrix] == [1, 2, 3], name
+        assert matrix[0] == plain[0] and matrix[1:] != plain[1:], name
+    assert sum(matrices["lda"][-1]) > sum(plain[-1])  # it remembers the old classes
+    heads = [model.classifier, *trainer.others.heads.values()]
+    assert len({tuple(head.weight.flatten().tolist()) for head in heads}) == 4
 
 
 @pytest.mark.parametrize("method", PROMPTED)
@@ -283,7 +313,5 @@ def test_parameters_match_the_published_table(method):
 
 
 def test_every_method_can_be_chosen_by_name():
-    from smope_hf.run_arguments import ModelArguments
-
     choices = next(setting for setting in fields(ModelArguments) if setting.name == "method").metadata["choices"]
     assert set(choices) == {"smope", "one-prompt", *PROMPT_METHODS, "joint"} and len(set(choices)) == len(choices)
