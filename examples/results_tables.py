@@ -18,7 +18,7 @@ import numpy as np
 from smope_hf.class_recall import THIRDS
 from smope_hf.comparison_report import METRICS
 from smope_hf.files import atomic_path
-from smope_hf.model_card import METHOD_NAMES
+from smope_hf.methods import METHODS
 from smope_hf.plots import plot_costs, plot_sample_efficiency
 from smope_hf.safe_json import read_json
 
@@ -35,8 +35,7 @@ TUNING = "cifar100-tuning"
 PROMPT_METHODS = ("smope", "one-prompt", "coda-prompt", "l2p", "ovor", "dualprompt")
 YARDSTICKS = ("finetune", "linear", "lda", "ncm")
 COMPARED = ("smope", "one-prompt", "coda-prompt")  # where all six would be too much
-NAMES = METHOD_NAMES | {
-    "smope": "SMoPE",
+NAMES = {name: method.title for name, method in METHODS.items()} | {
     "one-prompt": "one-prompt",
     "joint": "all tasks at once",
     "linear": "linear head",

@@ -13,6 +13,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from .accuracy_matrix import AccuracyMatrix
 from .backbones import EMBEDDED
 from .configuration_incremental import IncrementalConfig
+from .methods import METHODS
 from .metrics import metrics_where_measured
 from .plots import plot_accuracy_matrix
 from .prompt_methods import PROMPT_METHODS
@@ -21,10 +22,6 @@ from .safe_json import read_json
 
 PICTURE = "accuracy_matrix.png"
 TAGS = ["smope", "continual-learning", "class-incremental-learning", "prompt-tuning", "mixture-of-experts"]
-METHOD_NAMES = {
-    "ncm": "Nearest class mean", "lda": "LDA", "linear": "Linear head", "finetune": "Fine-tuning", "ovor": "OVOR",
-    "l2p": "Deep L2P++", "dualprompt": "DualPrompt", "coda-prompt": "CODA-Prompt",
-}  # fmt: skip
 RESULTS = {
     "final_average_accuracy": "Final average accuracy (FAA)",
     "cumulative_average_accuracy": "Cumulative average accuracy (CAA)",
@@ -165,9 +162,9 @@ def _describe_backbone(config: IncrementalConfig, on_hub: bool) -> str:
 
 def method_name(config: IncrementalConfig) -> str:
     """Name of a model's method, as tables and titles have it."""
-    if config.model_type != "smope":
-        return METHOD_NAMES.get(config.method, config.method)  # a method from outside goes by its own name
-    return "SMoPE" if config.top_k < config.num_experts else "One prompt"
+    if config.model_type == "smope":
+        return METHODS["smope" if config.top_k < config.num_experts else "one-prompt"].title
+    return METHODS[config.method].title if config.method in METHODS else config.method  # of one from outside its name
 
 
 def _describe_experts(config: IncrementalConfig) -> str:

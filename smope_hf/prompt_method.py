@@ -1,4 +1,4 @@
-"""The interface that a prompt method fills in; one file per method, listed in `prompt_methods`."""
+"""The interface that a prompt method fills in; one file per method, registered in `methods`."""
 
 from torch import Tensor, nn
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import yaml
 
 from .checked_arguments import CheckedArguments
+from .methods import METHODS
 from .named_settings import MAX_EXPERTS, MAX_NUMBER, MAX_SEED, MAX_THREADS, MAX_WHOLE, nearest_name
 from .recipe_yaml import RecipeLoader
 from .training_args import ContinualTrainingArguments, check_alignment
 
-METHODS = ("smope", "one-prompt", "ncm", "lda", "linear", "finetune", "ovor", "l2p", "dualprompt", "coda-prompt")
 JOINT = {"method": "finetune", "joint": True}  # what the method "joint" stands for
 
 

@@ -16,6 +16,7 @@ from smope_hf.prompt_methods import PROMPT_METHODS
 NEEDS_HUB = {"share.md"}  # its commands speak to the Hub of the tests, as a user named me
 NOT_RUN = {
     "README.md": Counter(network=2, hours=1),
+    "adding-a-method.md": Counter(files=1),
     "bad-input.md": Counter(files=1),
     "cli.md": Counter(network=1),
     "choosing-settings.md": Counter(hours=1),

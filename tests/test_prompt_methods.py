@@ -1,8 +1,13 @@
 """The rivals of SMoPE: each learns, saves, loads, resumes and predicts each image for itself."""
 
 import copy
+import inspect
+import json
 import pickle
+import subprocess
+import sys
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +17,8 @@ from transformers import CONFIG_MAPPING, ViTImageProcessorPil
 
 from smope_hf import ContinualTrainer, PromptedForImageClassification, SMoPEForImageClassification, compiled_backbone
 from smope_hf.configuration_prompted import PromptedConfig
+from smope_hf.hub_files import code_files
+from smope_hf.methods import register
 from smope_hf.prompt_methods import PROMPT_METHODS
 from smope_hf.run_arguments import ModelArguments, method_config
 from smope_hf.training_args import ALIGNMENTS
@@ -315,3 +322,38 @@ def test_parameters_match_the_published_table(method):
 def test_every_method_can_be_chosen_by_name():
     choices = next(setting for setting in fields(ModelArguments) if setting.name == "method").metadata["choices"]
     assert set(choices) == {"smope", "one-prompt", *PROMPT_METHODS, "joint"} and len(set(choices)) == len(choices)
+
+
+def test_a_name_is_taken_once():
+    with pytest.raises(ValueError, match="'l2p' is the name of a method already. Taken are: smope, one-prompt, ncm"):
+        register("l2p", "Another")
+
+
+def test_one_registration_makes_a_method_known_everywhere():
+    """As the guide on adding a method has it: the choices, the classes, and the title on cards."""
+    code = """
+import json, sys
+from smope_hf.methods import register
+
+@register("my-l2p", "My L2P")
+def _():
+    from smope_hf.method_l2p import DeepL2P
+    return DeepL2P
+
+from smope_hf.run_arguments import build_arguments, method_config
+assert "torch" not in sys.modules
+model_args, _, _ = build_arguments({"dataset": "embedded", "method": "my-l2p", "backbone": "embedded"})
+model_class, chosen = method_config(model_args)
+model = model_class.from_backbone("embedded", **chosen)
+from smope_hf.model_card import method_name
+print(json.dumps([type(model.prompts).__name__, model.config.method, method_name(model.config)]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == ["DeepL2P", "my-l2p", "My L2P"]
+
+
+def test_a_model_pushed_with_its_code_takes_every_methods_file_along():
+    sources = {Path(inspect.getfile(method)).name for method in PROMPT_METHODS.values()}
+    assert {"method_l2p.py", "method_coda.py"} < sources
+    assert {*sources, "methods.py"} <= {file.name for file in code_files(PromptedForImageClassification)}
