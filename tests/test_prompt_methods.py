@@ -13,7 +13,8 @@ import pytest
 import torch
 from conftest import EXTRA, SIZES, tiny_images
 from runs import assert_same_tensors, read, save_backbone, tiny_args, tiny_stream
-from transformers import CONFIG_MAPPING, ViTImageProcessorPil
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import CONFIG_MAPPING, ViTImageProcessorPil, ViTModel
 
 from smope_hf import ContinualTrainer, PromptedForImageClassification, SMoPEForImageClassification, compiled_backbone
 from smope_hf.configuration_prompted import PromptedConfig
@@ -305,18 +306,42 @@ def test_wrong_settings_are_refused_by_name(fields, message):
 
 
 VIT_B = {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12}
-PUBLISHED = {"l2p": 4.78, "dualprompt": 1.10, "coda-prompt": 3.99, "ovor": 0.26}  # millions; as published
+PARAMETERS = {"one-prompt": 0.384, "smope": 0.384, "l2p": 4.78, "dualprompt": 1.10, "coda-prompt": 3.99, "ovor": 0.26}
+FORWARD_PASSES = {"one-prompt": 1, "smope": 1, "l2p": 2, "dualprompt": 2, "coda-prompt": 2, "ovor": 1}
 
 
-@pytest.mark.parametrize("method", PUBLISHED)
-def test_parameters_match_the_published_table(method):
-    """ViT-B/16, 10 tasks, 200 classes: head and prompts, within 2%."""
+def of_published_size(method):
+    """A method on a ViT-B/16 after 10 tasks with 200 classes, without memory for any weight."""
+    kind, fields = method_config(ModelArguments(method=method))
     tasks = [list(range(20 * task, 20 * task + 20)) for task in range(10)]
-    config = PromptedConfig(backbone_config=CONFIG_MAPPING["vit"](**VIT_B), method=method, num_labels=200, tasks=tasks)
+    config = kind.config_class(backbone_config=CONFIG_MAPPING["vit"](**VIT_B), num_labels=200, tasks=tasks, **fields)
     with torch.device("meta"):
-        model = PromptedForImageClassification(config)
+        return kind(config).eval()
+
+
+def gflops(model):
+    """Of one image's forward pass; the counter does not know the CPU's fused attention, so in the eager form."""
+    model.set_attn_implementation("eager")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.empty(1, 3, 224, 224, device="meta"))
+    return counter.get_total_flops() / 1e9
+
+
+@pytest.mark.parametrize("method", PARAMETERS)
+def test_parameters_match_the_published_table(method):
+    """Head and prompts in millions, within 2%; one-prompt has what SMoPE has."""
+    model = of_published_size(method)
     own = sum(value.numel() for name, value in model.named_parameters() if not name.startswith("backbone."))
-    assert own / 1e6 == pytest.approx(PUBLISHED[method], rel=0.02)
+    assert own / 1e6 == pytest.approx(PARAMETERS[method], rel=0.02)
+
+
+@pytest.mark.parametrize("method", FORWARD_PASSES)
+def test_forward_passes_of_an_image_match_the_published_table(method):
+    """In evaluation: of the published 33.72 GFLOPs for one pass, a method with a query takes twice as many."""
+    with torch.device("meta"):
+        backbone = ViTModel(CONFIG_MAPPING["vit"](**VIT_B), add_pooling_layer=False).eval()
+    passes = gflops(of_published_size(method)) / gflops(backbone)
+    assert passes == pytest.approx(FORWARD_PASSES[method], rel=0.03)
 
 
 def test_every_method_can_be_chosen_by_name():
