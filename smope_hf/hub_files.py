@@ -154,7 +154,6 @@ def stage(
     files = {path.name: path for path in sorted(folder.iterdir()) if is_checkpoint_file(path.name)}
     config = config_of(folder)
     model_class = MODEL_CLASSES[config.model_type]
-    standalone = include_backbone or config.base_model_name_or_path is None
     model_files = folder
     if include_backbone and config.base_model_name_or_path is not None:  # without a name the backbone is in there
         files = {path: file for path, file in files.items() if not any(Path(path).match(w) for w in WEIGHTS)}
@@ -168,7 +167,7 @@ def stage(
         write_json(scratch / CONFIG_FILE, {**content, "auto_map": auto_map(model_class)})
         files |= {file.name: file for file in code_files(model_class)}
     state, manifest = load_state(folder), load_manifest(folder)
-    card = card_of(folder, repo_id=repo_id, standalone=standalone, remote_code=remote_code, license=license)
+    card = card_of(folder, repo_id=repo_id, standalone=include_backbone, remote_code=remote_code, license=license)
     (scratch / CARD_FILE).write_text(card, encoding="utf-8")
     files |= {path.name: path for path in sorted(scratch.iterdir()) if is_checkpoint_file(path.name)}
     write_checksums(scratch, files.values())

@@ -58,7 +58,7 @@ def build_card(
     routing: dict | None,
     *,
     repo_id: str | None = None,
-    standalone: bool | None = None,
+    standalone: bool = False,
     remote_code: bool = False,
     license: str | None = None,
 ) -> str:
@@ -70,14 +70,15 @@ def build_card(
         manifest: of the tasks learned so far.
         routing: content of routing.json; None for a model without experts.
         repo_id: the repository it goes to; default none yet.
-        standalone: whether the backbone is in the checkpoint; default where the config names no base model.
+        standalone: whether the backbone was put into the checkpoint. It is there in any case when the config names no
+            base model, and when the method trains the backbone.
         remote_code: whether the model's code is in the repository.
         license: of the model. Default: none is claimed, but for the embedded backbone its own.
     """
     matrix = AccuracyMatrix.from_json(state["accuracy_matrix"])
     metrics = metrics_where_measured(matrix)
     base, num_tasks = config.base_model_name_or_path, len(config.tasks)
-    standalone = base is None if standalone is None else standalone
+    trains_backbone = config.model_type != "smope" and PROMPT_METHODS[config.method].trains_backbone
     on_hub = is_hub_id(base)
     name = method_name(config)
     title = f"{name} after task {num_tasks}: {config.num_labels} classes"
@@ -88,7 +89,7 @@ def build_card(
         pipeline_tag="image-classification",
         tags=TAGS,
         base_model=base if on_hub else None,
-        base_model_relation="adapter" if on_hub else None,
+        base_model_relation=("finetune" if trains_backbone else "adapter") if on_hub else None,
         base_model_revision=config.base_model_revision if on_hub else None,
         datasets=sources or None,
         metrics=["accuracy"],
@@ -103,7 +104,8 @@ def build_card(
             title=title,
             method=name,
             is_smope=config.model_type == "smope",
-            trains_backbone=config.model_type != "smope" and PROMPT_METHODS[config.method].trains_backbone,
+            has_prompts=bool(config.prompt_layers),
+            trains_backbone=trains_backbone,
             backbone=_describe_backbone(config, on_hub),
             num_tasks=num_tasks,
             num_classes=config.num_labels,
@@ -112,7 +114,7 @@ def build_card(
             location=repo_id or "path/to/this/folder",
             revision_option=f" --revision task-{num_tasks:02d}" if repo_id else "",
             revision_argument=f', revision="task-{num_tasks:02d}"' if repo_id else "",
-            standalone=standalone,
+            standalone=standalone or base is None or trains_backbone,
             remote_code=remote_code,
             continued_from=_origin(state.get("continued_from")),
             first_tag=f"task-{(state.get('continued_from') or {}).get('num_tasks', 0) + 1:02d}",

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from hub_client import Client, RemoteError
 from hub_server import HubServer
+from huggingface_hub import ModelCard
 from runs import assert_same_tensors, save_backbone
+from safetensors import safe_open
 
 TESTS = str(Path(__file__).parent)
 IMPORTS = """
@@ -23,6 +25,17 @@ TRAIN = (
     + """
 trainer = tiny_trainer(given["base"], Path(given["run"]), **given["settings"])
 trainer.train()["protocol_hash"]
+"""
+)
+RIVAL = (
+    IMPORTS
+    + """
+from transformers import ViTImageProcessorPil
+torch.manual_seed(0)
+model = PromptedForImageClassification.from_backbone(given["base"], method=given["method"], settings=given["settings"])
+processor = ViTImageProcessorPil.from_pretrained(given["base"])
+ContinualTrainer(model, tiny_args(Path(given["run"])), tiny_stream(num_tasks=2), processor).train()
+[task.tag for task in push_run(given["run"], given["repo"])]
 """
 )
 LOGITS = """
@@ -99,6 +112,27 @@ classifier = pipeline("image-classification", model=given["model"], **given["opt
     found = bob(classify, model="alice/digits", options={"revision": "task-02"})
     assert found == bob(classify, model=str(run / "task-02"), options={}) and len(found) == 4
     assert len(bob(classify, model="alice/digits", options={})) == 6
+
+
+@pytest.mark.parametrize(
+    "method, name, settings",
+    [("l2p", "Deep L2P++", {"pool_size": 6, "length": 4, "top_k": 2}),
+     ("coda-prompt", "CODA-Prompt", {"components_per_task": 3, "length": 4}), ("finetune", "Fine-tuning", None)],
+)  # fmt: skip
+def test_a_rival_comes_back_from_the_hub_as_it_was(alice, bob, base, tmp_path, method, name, settings):
+    """With its prompts on the base model of the Hub, or with the backbone that it trained."""
+    trained = method == "finetune"
+    repo, given = f"alice/{method}", {"base": base, "run": str(tmp_path), "method": method, "settings": settings}
+    assert alice(RIVAL, tests=TESTS, repo=repo, **given) == ["task-01", "task-02"]
+    for tag, classes in (("task-01", 3), ("task-02", 6)):
+        found = logits(bob, repo, "PromptedForImageClassification", revision=tag)
+        assert found == logits(bob, tmp_path / tag, "PromptedForImageClassification") and len(found[0]) == classes
+    with safe_open(bob("str(local_checkpoint(given['repo']))", repo=repo) + "/model.safetensors", "pt") as file:
+        assert any(key.startswith("backbone.") for key in file.keys()) == trained
+    card = ModelCard(bob("from huggingface_hub import ModelCard\nModelCard.load(given['repo']).content", repo=repo))
+    assert f"# {name} after task 2: 6 classes" in card.text and f"by {name}, as a rival of SMoPE" in card.text
+    assert f"This repository holds the {'backbone' if trained else 'prompts'}, the\nhead" in card.text
+    assert (card.data.base_model, card.data.base_model_relation) == (base, "finetune" if trained else "adapter")
 
 
 def test_a_loaded_base_model_of_the_hub_does_not_tell_its_commit(hub, bob, base):
