@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, load_from_disk
 from runs import read
 from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
 
@@ -79,7 +79,7 @@ def save_imagenet_r(folder, num_classes):
         "wnid": (Value("string"), lambda _, label: f"n{label:08d}"),
         "class_name": (Value("string"), lambda _, label: f"rendition_{label}"),
     }
-    split(columns, num_classes, 5).save_to_disk(folder)  # the one split, saved alone, as the recipe's header says
+    DatasetDict({"test": split(columns, num_classes, 5)}).save_to_disk(folder)  # all images in one split of that name
 
 
 def save_cub(folder, num_classes):
@@ -143,11 +143,13 @@ def test_a_recipe_of_the_paper_runs_on_data_with_its_columns(name, backbone, tmp
     manifest = read(tmp_path / "run", "manifest.json")
     assert manifest["columns"]["label"] == recipe["label_column"] and manifest["seed"] == recipe["class_order_seed"]
     assert manifest["options"]["num_tasks"] == recipe["num_tasks"] == len(content["accuracy_matrix"])
+    assert manifest["information"]["source"]["name_or_path"] == "data"  # the command line's, not the recipe's
     assert manifest["num_classes"] == num_classes and manifest["options"]["test_split"] in (None, "test")
     assert 0 <= content["metrics"]["final_average_accuracy"] <= 1
 
 
-def test_the_split_of_imagenet_r_is_80_to_20_in_every_class_and_pinned(tmp_path):
+def test_the_split_of_imagenet_r_is_80_to_20_in_every_class_and_pinned(tmp_path, monkeypatch):
+    """By the data set's id on the Hub as well as from a folder with its images."""
     save_imagenet_r(tmp_path / "data", 10)
     recipe = read_recipe(RECIPES / "imagenet-r-5.yaml")
     _, data, _ = build_arguments({**recipe, "dataset": str(tmp_path / "data")})
@@ -155,8 +157,11 @@ def test_the_split_of_imagenet_r_is_80_to_20_in_every_class_and_pinned(tmp_path)
     for task in stream:
         assert np.bincount(task.train.labels - task.class_ids.start).tolist() == [4, 4]
         assert np.bincount(task.test.labels - task.class_ids.start).tolist() == [1, 1]
-    again = load_stream(data)
+    on_the_hub = {recipe["dataset"]: load_from_disk(tmp_path / "data")}
+    monkeypatch.setattr("datasets.load_dataset", lambda name, *_, **__: on_the_hub[name])
+    again = load_stream(build_arguments(recipe)[1])
     assert again.manifest()["protocol_hash"] == stream.manifest()["protocol_hash"]
+    assert again.manifest()["information"]["source"]["name_or_path"] == "axiong/imagenet-r"
     data.class_order_seed += 1
     assert load_stream(data).manifest()["protocol_hash"] != stream.manifest()["protocol_hash"]
 
