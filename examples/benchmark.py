@@ -50,7 +50,7 @@ from smope_hf.safe_json import read_json
 from smope_hf.state_folder import has_state
 
 TRAIN = Path(__file__).parent / "train.py"
-STAGES = ("training", "statistics", "alignment", "evaluation")
+STAGES = ("training", "statistics", "alignment", "evaluation", "saving")
 PROCESS_FILE, SETTINGS_FILE, RECORD_FILE = "process.json", "settings.json", "record.json"
 RECALL = dict(zip(("recall head", "recall middle", "recall tail"), THIRDS, strict=True))
 CLOSED_FORM = tuple(name for name, method in PROMPT_METHODS.items() if method.closed_form)
@@ -99,11 +99,8 @@ def settings_of(arguments: list[str]) -> dict:
             "save_checkpoints = False is not allowed here: a run's record is made from its last checkpoint."
         )
     settings = {**vars(model), **vars(data), **args.recipe()}
-    elsewhere = (
-        "num_threads",
-        "dataset",
-        "backbone",
-    )  # named by place; the manifest and the record tell what they are
+    # data set and backbone are named by place, and the manifest and the record tell what they are
+    elsewhere = ("num_threads", "dataset", "backbone")
     return json.loads(json.dumps({name: value for name, value in settings.items() if name not in elsewhere}))
 
 
@@ -199,8 +196,10 @@ def summary(entry: str, alignment: str, records: list[dict]) -> dict:
     row["parameters"] = records[0]["parameters"]
     row["GFLOPs train"], row["GFLOPs test"] = records[0]["gflops_train"], records[0]["gflops_test"]
     for stage in STAGES:
-        tasks = [task.get(stage, 0.0) for record in records for task in record["seconds_by_task"]]
-        row[f"{stage} s/task"] = float(np.mean(tasks))
+        runs = [record["seconds_by_task"] for record in records]
+        runs = [tasks for tasks in runs if any(stage in task for task in tasks)]  # older records may lack a stage
+        seconds = [task.get(stage, 0.0) for tasks in runs for task in tasks]
+        row[f"{stage} s/task"] = float(np.mean(seconds)) if seconds else None
     row["peak memory MiB"] = max(record["peak_memory_mib"] for record in records)
     return row
 

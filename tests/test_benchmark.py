@@ -19,7 +19,8 @@ TINY = [
 METHODS, SEEDS = ("smope", "dualprompt"), (0, 1)
 COLUMNS = [
     "method", "alignment", "seeds", "FAA", "FAA std", "CAA", "CAA std", "FM", "FM std", "parameters", "GFLOPs train",
-    "GFLOPs test", "training s/task", "statistics s/task", "alignment s/task", "evaluation s/task", "peak memory MiB",
+    "GFLOPs test", "training s/task", "statistics s/task", "alignment s/task", "evaluation s/task",
+    "saving s/task", "peak memory MiB",
 ]  # fmt: skip
 pytestmark = pytest.mark.slow
 
@@ -73,6 +74,10 @@ def test_the_table_has_a_row_for_each_method_and_says_what_the_runs_say(finished
         assert float(row["FAA std"]) == pytest.approx(abs(first - second) / 2**0.5)
         seconds = [float(row[column]) for column in COLUMNS if column.endswith("s/task")]
         assert min(seconds) >= 0 and seconds[0] > 0  # a closed form takes less than is told
+        told = [read(finished / method / f"seed-{seed}", "metrics.json")["seconds_by_task"] for seed in SEEDS]
+        told = [task for of_seed in told for task in of_seed]
+        assert {f"{stage} s/task" for task in told for stage in task} <= set(row)
+        assert sum(seconds) == pytest.approx(sum(sum(task.values()) for task in told) / len(told))
         assert all(float(row[column]) > 0 for column in ("parameters", "GFLOPs train", "GFLOPs test", COLUMNS[-1]))
     # 6 layers of 3 heads with 25 keys and values of 32, and 10 classes of 96 features with a bias
     assert int(table["smope"]["parameters"]) == 6 * 3 * 25 * 2 * 32 + 10 * 97
@@ -130,6 +135,24 @@ def test_the_records_alone_give_the_table_again(finished, tmp_path, monkeypatch)
     monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a run was started"))
     benchmark(monkeypatch, tmp_path)
     assert (tmp_path / "results.csv").read_text() == (finished / "results.csv").read_text()
+
+
+def test_records_without_a_stage_give_a_table_without_its_seconds(copied, finished, monkeypatch):
+    """All those of the first method, and one of the second: the other alone counts then."""
+    *older, newer = runs(copied)
+    for folder in older:
+        record = read(folder, "record.json")
+        assert all(task.pop("saving") > 0 for task in record["seconds_by_task"])
+        (folder / "record.json").write_text(json.dumps(record))
+    monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a run was started"))
+    benchmark(monkeypatch, copied)
+    saving = [task["saving"] for task in read(newer, "record.json")["seconds_by_task"]]
+    expected = dict(zip(METHODS, ("", str(sum(saving) / len(saving))), strict=True))
+    table, before = rows(copied), rows(finished)
+    assert all(table[method] == {**before[method], "saving s/task": expected[method]} for method in METHODS)
+    header, _, *lines = (line.split(" | ") for line in (copied / "results.md").read_text().splitlines())
+    place = header.index("saving s/task")
+    assert lines[0][place] == "n/a" and lines[1][place] != "n/a"
 
 
 def test_alignments_are_rows_of_one_training(tmp_path, monkeypatch):
