@@ -69,11 +69,12 @@ def _facts(report: dict) -> list[tuple[str, str]]:
         ("routing", f"{report['routing_mode']}, noise epsilon {report['noise_epsilon']}"),
     ]
     rival = [("method", f"{report['method']}, prompts in layers {layers}, settings {report['settings'] or 'default'}")]
+    tasks = f"{len(report['tasks'])} task{'s' if len(report['tasks']) > 1 else ''}"
     sizes = sorted(report["bytes_by_file"].items(), key=lambda item: -item[1])
     return [
         ("checkpoint", f"{report['model']} ({kind})"),
         ("base model", f"{base}{revision} ({report['backbone']})"),
-        ("classes", f"{report['num_classes']} in {len(report['tasks'])} tasks"),
+        ("classes", f"{report['num_classes']} in {tasks}"),
         *(experts if report["method"] == "smope" else rival),
         ("parameters", ", ".join(numbers)),
         ("on disk", f"{_size(sum(size for _, size in sizes))}"),

@@ -33,6 +33,13 @@ class JointStream(Sequence[Task]):
     def __getitem__(self, index):
         return [self._task][index]
 
+    def __repr__(self) -> str:
+        train, test = (len(split or ()) for split in (self._task.train, self._task.test))
+        return (
+            f"JointStream({self.name!r}: {len(self.stream)} tasks at once, {self.num_classes} classes, {train} "
+            f"training images, {test} test images)"
+        )
+
     def with_splits(self, change: Callable[[Task, str], TaskSplit]) -> "JointStream":
         """As `TaskStream.with_splits`, of the tasks that are joined."""
         return JointStream(self.stream.with_splits(change))

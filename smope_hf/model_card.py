@@ -170,10 +170,12 @@ def method_name(config: IncrementalConfig) -> str:
 
 
 def _describe_experts(config: IncrementalConfig) -> str:
-    layers = ", ".join(map(str, config.prompt_layers)) or "no layer"
+    layers = ", ".join(map(str, config.prompt_layers))
     if config.model_type != "smope":
-        settings = json.dumps({**PROMPT_METHODS[config.method].defaults, **(config.settings or {})})
-        return f"{method_name(config)}: prompts in {layers}, settings `{settings}`, {config.pooling} pooling."
+        settings = {**PROMPT_METHODS[config.method].defaults, **(config.settings or {})}
+        parts = [f"prompts in layers {layers}"] if layers else []
+        parts += [f"settings `{json.dumps(settings)}`"] if settings else []
+        return f"{method_name(config)}: {', '.join([*parts, f'{config.pooling} pooling'])}."
     return (
         f"{config.num_experts} experts per head in layers {layers}, of which an image switches on {config.top_k}; "
         f"noise_epsilon {config.noise_epsilon}, router_loss_coef {config.router_loss_coef}, prototype_loss_coef "

@@ -145,6 +145,10 @@ def test_a_joint_run_learns_all_classes_in_one_task_resumes_and_loads(tmp_path):
     assert [len(row) for row in content["accuracy_matrix"]] == [1]
     assert whole.model.config.tasks == [list(range(10))] and whole.model.trains_backbone
     assert "joint_of" in read(tmp_path / "whole", "manifest.json")["information"]
+    shown = "JointStream('embedded': 5 tasks at once, 10 classes, 40 training images, 30 test images)"
+    assert repr(whole.stream) == shown
+    card = " ".join((tmp_path / "whole" / "task-01" / "README.md").read_text().split())
+    assert "in 1 task, by Fine-tuning" in card and "Fine-tuning: cls pooling." in card and "earlier tasks" not in card
 
     def lose(_):
         raise Lost
