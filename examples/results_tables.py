@@ -1,6 +1,6 @@
 """The tables of docs/results.md and the README, made from the records in examples/records.
 
-    python examples/results_tables.py            # write them anew, and draw the two pictures of the same numbers
+    python examples/results_tables.py            # write them anew, and draw the pictures of the same numbers
     python examples/results_tables.py --check    # only say which are not what the records give
 
 A table stands between `<!-- table: NAME -->` and `<!-- table: end -->`. Accuracy is in percent, the mean over training
@@ -10,28 +10,30 @@ seeds, with their standard deviation where there are several.
 import argparse
 import re
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from results_routing import draw_routing, routing_layers, routing_tasks
+from results_text import cell, table
 
+from smope_hf.accuracy_matrix import AccuracyMatrix
 from smope_hf.class_recall import THIRDS
 from smope_hf.comparison_report import METRICS
 from smope_hf.files import atomic_path
 from smope_hf.methods import METHODS
-from smope_hf.plots import plot_costs, plot_sample_efficiency
+from smope_hf.plots import plot_average_accuracy, plot_costs, plot_sample_efficiency
 from smope_hf.safe_json import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "examples" / "records"
 PAGES = (ROOT / "docs" / "results.md", ROOT / "README.md")
-CURVE = ROOT / "docs" / "figures" / "sample-efficiency.png"
-COSTS = ROOT / "docs" / "figures" / "cifar100-short-costs.png"
+FIGURES = ROOT / "docs" / "figures"
 BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- table: end -->)", re.DOTALL)
 FAA, CAA, FM = METRICS.values()
 ALIGNMENTS = ("none", "gaussian", "gaussian-full", "lda-uncompensated", "lda")
 SHORT = "cifar100-short"
 TUNING = "cifar100-tuning"
+ROUTING = RECORDS / SHORT / "smope-record_routing=true" / "seed-0"
 PROMPT_METHODS = ("smope", "one-prompt", "coda-prompt", "l2p", "ovor", "dualprompt")
 YARDSTICKS = ("finetune", "linear", "lda", "ncm")
 COMPARED = ("smope", "one-prompt", "coda-prompt")  # where all six would be too much
@@ -70,19 +72,6 @@ def values(runs: list[dict], metric: str, alignment: str = "lda") -> np.ndarray:
     return np.array([100 * run["metrics"][name][metric] for run in runs])
 
 
-def cell(numbers: np.ndarray, sign: str = "") -> str:
-    """Mean and standard deviation."""
-    mean = round(float(np.mean(numbers)), 1) + 0.0  # no -0.0
-    return f"{mean:{sign}.1f}" + (f" ± {np.std(numbers, ddof=1):.1f}" if len(numbers) > 1 else "")
-
-
-def table(header: list[str], rows: Iterable[list[str]]) -> str:
-    """Markdown, the first column words and the others numbers."""
-    lines = ["| " + " | ".join(row) + " |" for row in (header, *rows)]
-    lines.insert(1, "|---|" + "---:|" * (len(header) - 1))
-    return "\n".join(lines) + "\n"
-
-
 def costs(runs: list[dict]) -> list[str]:
     """Trained parameters, and GFLOPs of an image's forward pass in evaluation."""
     return [f"{runs[0]['parameters'] / 1e6:.3f} M", f"{runs[0]['gflops_test']:.3f}"]
@@ -105,6 +94,20 @@ def alignments() -> str:
     )
 
 
+def stages() -> str:
+    """What an image and a run cost, means over the seeds; shares, as the runs' seconds are of several machines."""
+    names = ("training", "statistics", "alignment", "evaluation")
+    rows = []
+    for entry in (*PROMPT_METHODS, *YARDSTICKS, "joint"):
+        if runs := runs_of(SHORT, entry):
+            seconds = [{name: sum(task[name] for task in run["seconds_by_task"]) for name in names} for run in runs]
+            shares = [np.mean([100 * of[name] / sum(of.values()) for of in seconds]) for name in names]
+            memory = np.mean([run["peak_memory_mib"] for run in runs])
+            gflops = [f"{runs[0][f'gflops_{phase}']:.3f}" for phase in ("train", "test")]
+            rows.append([NAMES[entry], *gflops, *(f"{share:.0f}%" for share in shares), f"{memory / 1024:.1f} GiB"])
+    return table(["method", "GFLOPs train", "GFLOPs test", *names, "peak memory"], rows)
+
+
 def overview() -> str:
     """Every method with its best alignment; the linear head as trained, as under `lda` it would be LDA once more."""
     rows = []
@@ -117,18 +120,23 @@ def overview() -> str:
     return table(header, rows)
 
 
-def ablations() -> str:
-    """What each part is worth: the difference is to the reference with the same seeds."""
+def differences(entries: dict[str, str], first: str) -> str:
+    """What a change of SMoPE is worth: the difference is to the reference with the same seeds.
+
+    Args:
+        entries: the changes in words, by the folder of their records; those that have not run have no row.
+        first: heading of the words.
+    """
     reference = {run["settings"]["seed"]: run for run in runs_of(SHORT, "smope")}
     rows = []
-    for entry, what in ABLATIONS.items():
+    for entry, what in entries.items():
         if runs := runs_of(SHORT, entry):
             same = [reference[run["settings"]["seed"]] for run in runs]
             row = [what, str(len(runs))]
             for name in ("lda", "none"):
                 row += [cell(values(runs, FAA, name)), cell(values(runs, FAA, name) - values(same, FAA, name), "+")]
             rows.append([*row, cell(values(runs, FM))])
-    return table(["taken away", "seeds", "FAA, lda", "difference", "FAA, none", "difference", "FM, lda"], rows)
+    return table([first, "seeds", "FAA, lda", "difference", "FAA, none", "difference", "FM, lda"], rows)
 
 
 def published() -> str:
@@ -184,7 +192,16 @@ def draw_curve():
     for entry in COMPARED:
         means, spreads = zip(*(mean_and_spread(of[entry]) for of in shared.values()), strict=True)
         curves[entry] = (list(shared), list(means), list(spreads))
-    plot_sample_efficiency(curves, CURVE)
+    plot_sample_efficiency(curves, FIGURES / "sample-efficiency.png")
+
+
+def draw_average():
+    """The picture of the prompt methods' average accuracy over the tasks, under lda, with a band over the seeds."""
+    curves = {}
+    for entry in PROMPT_METHODS:
+        rows = [run["accuracy_matrices"]["lda"] for run in runs_of(SHORT, entry)]
+        curves[NAMES[entry]] = [AccuracyMatrix.from_json(matrix).as_array() for matrix in rows]
+    plot_average_accuracy(curves, FIGURES / "cifar100-short.png")
 
 
 def draw_costs():
@@ -197,7 +214,7 @@ def draw_costs():
         methods.append(
             {"method": entry, "FAA": mean, "FAA std": spread, "parameters": runs[0]["parameters"], **gflops}
         )
-    plot_costs(methods, COSTS)
+    plot_costs(methods, FIGURES / "cifar100-short-costs.png")
 
 
 def imbalance() -> str:
@@ -246,8 +263,11 @@ def _tested(entry: str, chosen: str) -> list[str]:
 TABLES = {
     "alignments": alignments,
     "overview": overview,
-    "ablations": ablations,
+    "stages": stages,
+    "ablations": lambda: differences(ABLATIONS, "taken away"),
     "published": published,
+    "routing-layers": lambda: routing_layers(ROUTING),
+    "routing-tasks": lambda: routing_tasks(ROUTING),
     "sample-efficiency": sample_efficiency,
     "imbalance": imbalance,
     "tuning": tuning,
@@ -268,8 +288,10 @@ def main():
                 with atomic_path(page) as temporary:
                     temporary.write_text(new, encoding="utf-8")
     if not check:
-        draw_curve()
+        draw_average()
         draw_costs()
+        draw_curve()
+        draw_routing(ROUTING, FIGURES)
     elif stale:
         sys.exit(f"error: not what the records give: {', '.join(stale)}. Run python examples/results_tables.py.")
 

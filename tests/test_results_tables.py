@@ -11,7 +11,8 @@ SCRIPT = Path(__file__).resolve().parents[1] / "examples" / "results_tables.py"
 
 
 @pytest.fixture
-def script():
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
     spec = importlib.util.spec_from_file_location("example_results_tables", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -33,9 +34,7 @@ def test_a_page_that_differs_from_the_records_is_named_and_mended(script, monkey
     page = tmp_path / "results.md"
     page.write_text("Before.\n\n<!-- table: overview -->\n| old |\n<!-- table: end -->\n\nAfter.\n")
     monkeypatch.setattr(script, "PAGES", (page,))
-    pictures = {name: tmp_path / f"{name}.png" for name in ("CURVE", "COSTS")}
-    for name, path in pictures.items():
-        monkeypatch.setattr(script, name, path)
+    monkeypatch.setattr(script, "FIGURES", tmp_path)
     with pytest.raises(SystemExit, match=r"results\.md"):
         check(script, monkeypatch, "--check")
     check(script, monkeypatch)
@@ -46,7 +45,10 @@ def test_a_page_that_differs_from_the_records_is_named_and_mended(script, monkey
         and "old" not in text
         and "| SMoPE | lda | 3 |" in text
     )
-    assert all(path.stat().st_size > 1000 for path in pictures.values())
+    names = {"short", "short-costs", "routing-overlap", "routing-survival", "routing-training"}
+    assert {f"cifar100-{name}.png" for name in names} | {"sample-efficiency.png"} == {
+        path.name for path in tmp_path.glob("*.png") if path.stat().st_size > 1000
+    }
     check(script, monkeypatch, "--check")
 
 
@@ -64,7 +66,9 @@ def test_every_number_is_the_mean_over_the_seeds_with_its_spread(script, monkeyp
     monkeypatch.setattr(script, "RECORDS", tmp_path)
     assert "| SMoPE | lda | 2 | 55.0 ± 7.1 |" in script.overview()
     # 50 - 10 and 60 - 20 against 50 and 60
-    assert "| adaptive noise | 2 | 40.0 ± 0.0 | -15.0 ± 7.1 | 55.0 ± 7.1 | +0.0 ± 0.0 |" in script.ablations()
+    assert "| adaptive noise | 2 | 40.0 ± 0.0 | -15.0 ± 7.1 | 55.0 ± 7.1 | +0.0 ± 0.0 |" in script.differences(
+        script.ABLATIONS, "taken away"
+    )
 
 
 def test_pictures_show_the_means_of_the_records(script, monkeypatch):
