@@ -55,14 +55,20 @@ def test_what_no_clock_decides(quick):
 @pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are those of glibc")
 def test_no_page_is_given_back_with_the_settings_of_the_page():
+    """A tenth of the faults without them: a system short of memory may take back a page now and then."""
     page = (EXAMPLES.parent / "docs" / "performance.md").read_text()
     line = next(line for line in page.splitlines() if line.startswith("export MALLOC_"))
     settings = dict(word.split("=") for word in line.split()[1:])
-    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), **settings}
-    command = [sys.executable, str(EXAMPLES / "speed_allocator.py"), "--batch_size", "2", "--repetitions", "3"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280, check=True)
-    faults = [int(line.split("|")[3]) for line in done.stdout.splitlines() if line.startswith(("| bare", "| with"))]
-    assert len(faults) == 2 and max(faults) < 100
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
+    command = [sys.executable, str(EXAMPLES / "speed_allocator.py"), "--batch_size", "2", "--repetitions", "5"]
+
+    def faults(environment):
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280, check=True)
+        rows = [line.split("|") for line in done.stdout.splitlines() if line.startswith(("| bare", "| with"))]
+        assert len(rows) == 2
+        return [int(row[3]) for row in rows]
+
+    assert max(faults(environment | settings)) < min(faults(environment)) / 10
 
 
 def test_peak_memory_is_that_of_what_is_there_at_the_same_time():
