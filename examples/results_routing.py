@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 from results_text import table
 
-from smope_hf.plots import plot_survival, plot_task_overlap, plot_training_balance
+from smope_hf.plots import plot_task_overlap
 from smope_hf.routing_record import load_patterns, overlap_of_tasks, survival_over_tasks
-from smope_hf.training_routing_record import balance_in_training, load_training_record
+from smope_hf.run_pictures import survival_pictures, training_pictures
+from smope_hf.training_routing_record import load_training_record
 
 
 def percent(numbers) -> str:
@@ -53,17 +54,8 @@ def routing_tasks(run: Path) -> str:
 
 def draw_routing(run: Path, folder: Path):
     """Pictures of the same record: overlap of tasks, survival of their routing, and balance over training."""
-    record, training = load_patterns(run), load_training_record(run)
+    record = load_patterns(run)
+    pictures = training_pictures(load_training_record(run)) + survival_pictures(record)
+    for picture in pictures:
+        picture.draw(folder / f"cifar100-{picture.name.replace('_', '-')}.png")
     plot_task_overlap(overlap_of_tasks(record), folder / "cifar100-routing-overlap.png")
-    plot_survival(
-        survival_over_tasks(record), folder / "cifar100-routing-survival.png", chance=record["chance_survival"]
-    )
-    found, starts = balance_in_training(training), [entry["first_step"] for entry in training["tasks"]]
-    plot_training_balance(
-        found.steps,
-        found.entropy,
-        found.dead_share,
-        folder / "cifar100-routing-training.png",
-        task_starts=starts,
-        layers=training["layers"],
-    )

@@ -99,7 +99,8 @@ def routing_pictures(run: RunFolder, every_task: bool = False) -> list[Picture]:
         found = [usage_picture(run, task, f"expert_usage-task-{task + 1:02d}") for task in range(last + 1)]
     else:
         found = [usage_picture(run, last)]
-    return found + _balance_picture(run) + _training_picture(run) + _overlap_picture(run) + _survival_picture(run)
+    found += _balance_picture(run) + training_pictures(run.training_routing) + _overlap_picture(run)
+    return found + survival_pictures(run.patterns)
 
 
 def _balance_picture(run: RunFolder) -> list[Picture]:
@@ -113,12 +114,12 @@ def _balance_picture(run: RunFolder) -> list[Picture]:
     return [Picture("routing_balance", text, partial(plot_balance, entropy, dead, layers=layers))]
 
 
-def _training_picture(run: RunFolder) -> list[Picture]:
-    if run.training_routing is None:
+def training_pictures(record: dict | None) -> list[Picture]:
+    """How a run's steps of training select the experts, of what `load_training_record` gives; none without it."""
+    if record is None:
         return []
-    found = balance_in_training(run.training_routing)
-    starts = [entry["first_step"] for entry in run.training_routing["tasks"]]
-    options = {"task_starts": starts, "layers": run.training_routing["layers"]}
+    found = balance_in_training(record)
+    options = {"task_starts": [entry["first_step"] for entry in record["tasks"]], "layers": record["layers"]}
     text = "How evenly the steps of training select the experts, and the share of them that is not selected at all."
     draw = partial(plot_training_balance, found.steps, found.entropy, found.dead_share, **options)
     return [Picture("routing_training", text, draw)]
@@ -133,14 +134,15 @@ def _overlap_picture(run: RunFolder) -> list[Picture]:
     return [Picture("routing_overlap", text, partial(plot_task_overlap, overlap))]
 
 
-def _survival_picture(run: RunFolder) -> list[Picture]:
-    if run.patterns is None:
+def survival_pictures(patterns: dict | None) -> list[Picture]:
+    """What is left of old tasks' routing, of what `load_patterns` gives; none where it was not measured."""
+    if patterns is None:
         return []
-    survival = survival_over_tasks(run.patterns)
+    survival = survival_over_tasks(patterns)
     if not any(value == value for value in survival.flat):  # not NaN
         return []
     text = "How much of each task's routing is left after each later task."
-    draw = partial(plot_survival, survival, chance=run.patterns["chance_survival"])
+    draw = partial(plot_survival, survival, chance=patterns["chance_survival"])
     return [Picture("routing_survival", text, draw)]
 
 

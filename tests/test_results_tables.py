@@ -103,3 +103,29 @@ def test_every_protocol_has_a_folder_of_its_own(script):
         hashes.setdefault(place, set()).add(json.loads(path.read_text())["protocol_hash"])
     assert all(len(found) == 1 for found in hashes.values())
     assert len(set.union(*hashes.values())) == len(hashes)
+
+
+def test_the_routing_tables_say_what_was_recorded(script, tmp_path):
+    """On the record with numbers of its own in each place, so that none can stand for another."""
+    content = json.loads((script.ROUTING / "routing_patterns.json").read_text())
+    first, second, third = content["tasks"] = content["tasks"][:3]
+    layers, heads = len(content["layers"]), len(first["balance"]["gini"][0])
+    for task, shift in ((first, 0), (second, 0.1), (third, 0.2)):
+        for part, offset in (("balance", 0.01), ("own_balance", 0.02)):
+            task[part] = {
+                name: [[shift + offset + step] * heads] * layers
+                for name, step in (("entropy", 0.3), ("gini", 0.4), ("dead_share", 0.5))
+            }
+    second["overlap"] = {"usage": [[0.61]] * layers, "experts": [[0.62]] * layers}
+    third["overlap"] = {"usage": [[0.6, 0.8]] * layers, "experts": [[0.1, 0.3]] * layers}
+    second["survival"], third["survival"] = [[0.9] * layers], [[0.5] * layers, [0.7] * layers]
+    third["frequently_used_share"] = [[0.33] * heads] * layers
+    (tmp_path / "routing_patterns.json").write_text(json.dumps(content))
+    assert script.routing_tasks(tmp_path).splitlines()[2:] == [
+        "| 1 | 51% | 52% | 0.32 | 0.42 |  |  |  |  |",
+        "| 2 | 61% | 62% | 0.42 | 0.52 | 61% | 62% | 90% | 90% |",
+        "| 3 | 71% | 72% | 0.52 | 0.62 | 70% | 20% | 50% | 60% |",
+    ]
+    assert script.routing_layers(tmp_path).splitlines()[2:] == [
+        f"| {layer} | 72% | 33% | 0.52 | 0.62 |" for layer in content["layers"]
+    ]
