@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -234,7 +235,7 @@ class IncrementalClassifier(AdapterCheckpointMixin, PreTrainedModel):
         check_class_count(len(known) + len(names))
         if isinstance(class_names, str) or not all(isinstance(name, str) for name in names):
             raise TypeError(f"class_names = {class_names!r} is not allowed. Give a list of text, one for each class.")
-        repeated = [name for index, name in enumerate(names) if name in known or name in names[:index]]
+        repeated = [name for name, times in Counter(names).items() if times > 1 or name in known]
         if not names or repeated:
             raise ValueError(
                 f"begin_task got {'the classes ' + repr(repeated) + ' again' if repeated else 'no class'}. Give at "
