@@ -13,7 +13,7 @@ from .checkpoint_guard import FLOATING, check_shapes
 from .configuration_prompted import PromptedConfig
 from .modeling_incremental import IncrementalClassifier
 from .prefix_attention import Prefix
-from .prefix_experts import at_least_float32
+from .prefix_experts import at_least_float32, without_autocast
 from .prompt_method import PromptMethod
 from .prompt_methods import PROMPT_METHODS
 
@@ -127,8 +127,9 @@ class PromptedForImageClassification(IncrementalClassifier):
         query = None
         if self.prompts.needs_query:
             query = at_least_float32(self.backbone_features(pixel_values, interpolate_pos_encoding))
-        for position, prefix in enumerate(self.prefixes):
-            prefix.set(*self.prompts.prefixes(position, query))
+        with without_autocast(pixel_values):  # so that rounding does not choose an image's prompts
+            for position, prefix in enumerate(self.prefixes):
+                prefix.set(*self.prompts.prefixes(position, query))
         outputs = self._run_backbone(
             pixel_values,
             interpolate_pos_encoding,
@@ -142,7 +143,8 @@ class PromptedForImageClassification(IncrementalClassifier):
         if labels is not None:
             cross_entropy = self._cross_entropy(logits, labels)
             first = config.tasks[-1][0]
-            extra = self.prompts.loss(pooled, labels, self.classifier, first)
+            with without_autocast(pixel_values):
+                extra = self.prompts.loss(at_least_float32(pooled), labels, self.classifier, first)
             losses = {"loss": cross_entropy + extra, "cross_entropy": cross_entropy, "method_loss": extra}
         result = PromptedOutput(
             **losses,

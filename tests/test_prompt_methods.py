@@ -140,6 +140,26 @@ def test_fused_equals_plain(method, model_type):
 
 
 @pytest.mark.parametrize("method", PROMPTED)
+def test_under_autocast_prompts_are_chosen_in_float32(method, monkeypatch):
+    """Keys so close together that half precision cannot tell them apart choose what they choose in float32."""
+    model = tiny_prompted(method, num_tasks=6)
+    for name, parameter in model.prompts.named_parameters():
+        if method != "ovor" and name.startswith("keys"):
+            with torch.no_grad():
+                parameter.copy_(1 + 1e-4 * torch.randn(parameter.shape))
+    calls, prefixes = [], model.prompts.prefixes
+    monkeypatch.setattr(
+        model.prompts, "prefixes", lambda *given: calls.append((given, prefixes(*given))) or calls[-1][1]
+    )
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(tiny_images(8), labels=torch.full((8,), 15))
+    assert len(calls) == len(model.config.prompt_layers) and output.method_loss.dtype == torch.float32
+    for given, found in calls:
+        for part, expected in zip(found, prefixes(*given), strict=True):
+            assert part.dtype == torch.float32 and torch.equal(part, expected)
+
+
+@pytest.mark.parametrize("method", PROMPTED)
 def test_the_prompt_changes_the_result_and_gets_a_gradient(method):
     model, images = tiny_prompted(method).train(), tiny_images()
     output = model(images, labels=torch.tensor([3, 4, 5, 3]))
