@@ -21,6 +21,7 @@ from smope_hf.alignment import (
     set_gradients,
     train_on_samples,
 )
+from smope_hf.yardsticks import discriminant_analysis
 
 SIZE = 6
 
@@ -125,6 +126,19 @@ def test_lda_equals_scikit_learn(counts, shrinkage):
     np.testing.assert_allclose(ours / scale, reference / scale, atol=2e-5)
     clear = np.sort(reference, axis=1)[:, -1] - np.sort(reference, axis=1)[:, -2] > 1e-3 * scale
     assert clear.mean() > 0.8 and (ours.argmax(axis=1) == reference.argmax(axis=1))[clear].all()
+
+
+@pytest.mark.parametrize("counts", [[40] * 5, [10, 60, 25, 80, 40], [8, 90]], ids=["even", "uneven", "two"])
+def test_the_yardstick_is_the_same_lda(counts):
+    """A run's yardstick and `--method lda` are one method, also where classes have unequally many images."""
+    features, labels = make_features(counts)
+    probes = 3 * torch.randn(2000, SIZE, generator=generator())
+    weight, bias = lda_head(statistics_of(features, labels), 0.1)
+    ours = probes.double() @ weight.double().T + bias.double()
+    (theirs,) = discriminant_analysis(features, labels, [probes], 0.1)
+    best = ours.topk(2).values
+    clear = best[:, 0] - best[:, 1] > 1e-4
+    assert clear.sum() > 1900 and torch.equal(ours.argmax(dim=1)[clear], theirs[clear])
 
 
 def test_lda_does_not_depend_on_the_axes():
