@@ -108,6 +108,11 @@ def main():
     tuned = [part.split("=")[0] for part in grid[0].split(",")]
     for method in methods:
         fixed = [part.split("=")[0] for part in method.partition(":")[2].split(",")]
+        if measured_on := [name for name in (*fixed, *tuned) if name in ("evaluate_on", "validation_fraction")]:
+            sys.exit(
+                f"error: {measured_on[0]} is not allowed in --methods or --grid: settings are chosen on validation "
+                "images, the same ones for every trial. --validation_fraction sets how many."
+            )
         if twice := [name for name in tuned if name in fixed]:
             sys.exit(f"error: {method!r} sets {twice[0]}, and so does --grid. Leave it out of one of them.")
     entries = [entry_of(method, settings) for method in methods for settings in grid]

@@ -44,6 +44,10 @@ def test_test_images_are_refused(tmp_path):
     for option in (["--evaluate_on", "test"], ["--evaluate_on=test"], ["--evaluate-on", "test"]):
         refused = run(tmp_path / "new", "--methods", "lda", "--grid", "alignment_shrinkage=0.1", *option)
         assert refused.returncode == 1 and "settings are chosen on validation images" in refused.stderr
+    for name in ("evaluate_on=test", "validation_fraction=0.5"):  # an entry's settings come last, and would win
+        for methods, grid in ((f"lda:{name}", "alignment_shrinkage=0.1"), ("lda", f"alignment_shrinkage=0.1 {name}")):
+            refused = run(tmp_path / "new", "--methods", methods, "--grid", grid)
+            assert refused.returncode == 1 and f"{name.split('=')[0]} is not allowed in" in refused.stderr
     assert not (tmp_path / "new").exists()
 
 
