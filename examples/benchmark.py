@@ -14,9 +14,9 @@ keep their own.
 The folder gets results.csv, results.md, average_accuracy.png and costs.png: FAA, CAA and FM (mean and standard
 deviation over the seeds, in percent), trained parameters, GFLOPs of an image's forward pass in training and in
 evaluation, seconds of each stage for a task, and peak memory (of the last process where a run was resumed); with an
-imbalance factor also the recall of the head, middle and tail third of the classes, under a run's own alignment. Runs
-on other tasks than the first one's are refused, and so are another backbone than theirs and a folder whose runs were
-begun with other settings than those given.
+imbalance factor also the recall of the head, middle and tail third of the classes. Runs on other tasks than the first
+one's are refused, and so are another backbone than theirs and a folder whose runs were begun with other settings than
+those given.
 
 Each run's folder has a record.json with all that the table says of it. The records alone are enough to make the table
 again, or to add methods to it: copy them into a folder of the same layout and give the same command.

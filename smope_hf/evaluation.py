@@ -56,12 +56,12 @@ class Evaluation:
     Args:
         accuracies: for the model, then for each other head, the accuracy on each task; None where it has no images.
         confusion: for each task how many of its images are taken for each task's classes; None without images.
-        recall: the model's recall of each class; None without images.
+        recalls: for the model, then for each other head, the recall of each class; None without images.
     """
 
     accuracies: list[list[float | None]]
     confusion: list[list[int] | None]
-    recall: list[float | None]
+    recalls: list[list[float | None]]
 
 
 def evaluate_tasks(trainer, heads: Sequence[nn.Linear] = ()) -> Evaluation:
@@ -73,19 +73,21 @@ def evaluate_tasks(trainer, heads: Sequence[nn.Linear] = ()) -> Evaluation:
     """
     tasks = trainer.model.config.tasks
     seen = trainer.stream[: len(tasks)]
-    columns, confusion, recall = [], [], []
+    columns, confusion, recalls = [], [], [[] for _ in range(1 + len(heads))]
     for task in trainer.with_bar(seen, len(seen), seen[-1], "evaluation"):
         if task.test is None:
             columns.append([None] * (1 + len(heads)))
             confusion.append(None)
-            recall += [None] * len(task.class_ids)
+            for recall in recalls:
+                recall += [None] * len(task.class_ids)
             continue
         images = trainer.decoded(task.test)
         predicted = trainer.predict(images, heads).view(1 + len(heads), len(images))
         columns.append((predicted == images.labels).double().mean(dim=1).tolist())
         confusion.append(confusion_row(predicted[0], tasks))
-        recall += recall_of_classes(predicted[0], images.labels, task.class_ids)
-    return Evaluation([list(row) for row in zip(*columns, strict=True)], confusion, recall)
+        for recall, of_head in zip(recalls, predicted, strict=True):
+            recall += recall_of_classes(of_head, images.labels, task.class_ids)
+    return Evaluation([list(row) for row in zip(*columns, strict=True)], confusion, recalls)
 
 
 def overall_accuracy(accuracies: list[float | None], counts: list[int]) -> dict[str, float | None]:

@@ -78,7 +78,7 @@ def run_details(trainer, test_counts: list[int]) -> dict:
         "test_counts": test_counts,
         "task_confusion": state.task_confusion,
         "warnings": health_of(trainer),
-        "recall_by_class": trainer.evaluation.recall,
+        "recall_by_class": trainer.evaluation.recalls[0],
         "training_images_by_class": state.statistics.count.tolist(),
         "seconds_by_task": state.seconds,
         "continued_from": state.continued_from,

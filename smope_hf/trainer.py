@@ -221,9 +221,12 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
     def _finish(self, manifest: dict) -> dict:
         metrics = metrics_where_measured(self.state.matrix, self._test_counts())
         if self.evaluation is None:  # resumed behind the last task
-            self.evaluation = evaluate_tasks(self)
+            self.evaluation = evaluate_tasks(self, list(self.others.heads.values()))
+        details = run_details(self, self._test_counts())
         if manifest["options"].get("imbalance_factor", 1) > 1:
-            metrics |= recall_by_frequency(self.evaluation.recall, self.state.statistics.count.tolist())
+            of_all = [metrics, *(other["metrics"] for other in details["other_alignments"].values())]
+            for of_one, recall in zip(of_all, self.evaluation.recalls, strict=True):
+                of_one |= recall_by_frequency(recall, self.state.statistics.count.tolist())
         content = {"metrics": metrics}
         if self.accelerator.is_main_process:
             if self.num_known:
@@ -233,7 +236,7 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
                 self.state.matrix,
                 self._test_counts(),
                 manifest,
-                {"metrics": metrics, **run_details(self, self._test_counts())},
+                {"metrics": metrics, **details},
                 self.yardsticks,
                 self.args.report,
             )
