@@ -240,8 +240,19 @@ def check_backbones(folder: Path, there: str, runs_to_do: list[tuple]):
             )
 
 
-def write_table(rows: list[dict], folder: Path):
-    """results.csv with all digits, results.md to read."""
+def processors(records: dict[Path, dict]) -> str:
+    """What results.md says under the table of runs from several processors, empty for one."""
+    found = sorted({record["versions"].get("processor", "not recorded") for record in records.values()})
+    if len(found) == 1:
+        return ""
+    return (
+        f"Runs of several processors or GPUs ({'; '.join(found)}): one seed gives slightly other weights on each, so "
+        "small differences between rows may be theirs.\n"
+    )
+
+
+def write_table(rows: list[dict], folder: Path, note: str):
+    """results.csv with all digits, results.md to read, with a note below the table."""
     with atomic_path(folder / "results.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), restval="")
         writer.writeheader()
@@ -252,7 +263,7 @@ def write_table(rows: list[dict], folder: Path):
     lines = ["| " + " | ".join(columns) + " |", "|---|---|" + "---:|" * (len(columns) - 2)]
     lines += ["| " + " | ".join(_cell(row, column) for column in columns) + " |" for row in rows]
     with atomic_path(folder / "results.md") as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        temporary.write_text("\n".join(lines) + "\n" + (f"\n{note}" if note else ""), encoding="utf-8")
     print((folder / "results.md").read_text())
 
 
@@ -314,7 +325,7 @@ def main():
         if not of_method[0]["joint"]:
             matrices = [AccuracyMatrix.from_json(record["accuracy_matrices"][first]) for record in of_method]
             curves[entry] = [matrix.as_array() for matrix in matrices]
-    write_table(rows, options.output_dir)
+    write_table(rows, options.output_dir, processors(records))
     if curves:  # joint runs alone have none
         plot_average_accuracy(curves, options.output_dir / "average_accuracy.png")
     plot_costs(read_costs(options.output_dir / "results.csv"), options.output_dir / "costs.png")

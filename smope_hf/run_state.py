@@ -5,6 +5,7 @@ import platform
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from .accuracy_matrix import AccuracyMatrix
@@ -109,11 +110,24 @@ def model_settings(config: IncrementalConfig) -> dict:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a result."""
-    found = {"python": platform.python_version()}
+    """Versions of Python and of the packages that decide a result, and the processor or GPU that it comes from."""
+    found = {"python": platform.python_version(), "processor": processor()}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def processor() -> str:
+    """The GPU, or the processor and the instructions that torch has there, as "AMD EPYC, AVX512, avx512_bf16".
+
+    On another kind sums are rounded in another order, and one seed gives slightly other weights.
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    known = torch.cpu.get_capabilities()
+    of_bfloat16 = [name for name in ("avx512_bf16", "amx_bf16") if known.get(name)]
+    name = known.get("cpu_name", platform.machine())
+    return ", ".join([name, torch.backends.cpu.get_cpu_capability(), *of_bfloat16])

@@ -64,6 +64,16 @@ def rows(folder):
         return {row["method"]: row for row in csv.DictReader(file)}
 
 
+def test_the_table_says_that_its_runs_come_from_several_processors(copied, monkeypatch):
+    assert "processors" not in (copied / "results.md").read_text()
+    content = read(copied / "smope" / "seed-1", "record.json")
+    content["versions"]["processor"] = "another one"
+    (copied / "smope" / "seed-1" / "record.json").write_text(json.dumps(content))
+    benchmark(monkeypatch, copied)
+    assert "several processors or GPUs (" in (copied / "results.md").read_text()
+    assert "another one" in (copied / "results.md").read_text()
+
+
 def test_the_table_has_a_row_for_each_method_and_says_what_the_runs_say(finished):
     table = rows(finished)
     assert list(table) == list(METHODS) and all(list(row) == COLUMNS for row in table.values())

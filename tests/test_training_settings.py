@@ -289,5 +289,6 @@ def test_a_run_goes_on_from_its_own_json():
 
 def test_versions_are_texts_of_what_decides_a_result():
     found = versions()
-    assert {"python", "torch", "transformers", "smope_hf"} <= set(found)
+    assert {"python", "processor", "torch", "transformers", "smope_hf"} <= set(found)
+    assert torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability() in found["processor"]
     assert all(isinstance(version, str) for version in found.values()) and found["torch"] == torch.__version__
