@@ -76,7 +76,7 @@ class StatisticsStage:
 
     Args:
         trainer: the [`ContinualTrainer`].
-        task: the task, about to be trained.
+        task: the task, about to begin: the model does not know it yet.
         images: its training images.
     """
 

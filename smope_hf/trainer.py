@@ -163,12 +163,12 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
     def _learn(self, task: Task, manifest: dict):
         self.notify("on_task_begin", task)
         seconds = self.state.begin_task()
+        images = self.decoded(task.train)
+        with self._timed(seconds, "statistics"):  # under the prompts of old tasks alone: the new ones come next
+            statistics = StatisticsStage(self, task, images)
         torch.manual_seed(derive_seed(self.args.seed, "new head rows", task.index))
         self.model.begin_task(task.class_names)
         self.model.to(self.accelerator.device)
-        images = self.decoded(task.train)
-        with self._timed(seconds, "statistics"):
-            statistics = StatisticsStage(self, task, images)
         with self._timed(seconds, "training"):
             self._train_on(task, images)
         self.notify("on_training_end", task)

@@ -1,0 +1,229 @@
+"""Heads that a finished run would have had with other statistics: its features once, then a grid; nothing is trained.
+
+    python examples/realign.py runs/short/smope/seed-0 --held_out 30 --dataset DATA --backbone BACKBONE \
+        --grid "drift_shrinkage=1,10 alignment_shrinkage=0.001,estimated"
+
+RUN is the folder of a run of `examples/benchmark.py` (RUNS/METHOD/seed-N), with its tasks' checkpoints. Each task's
+training images are seen by the prompts before and after that task, test images and `--held_out` other training images
+of each class by the last ones. From these features the class statistics are carried through all tasks anew, as in
+training, for every combination of the grid, and the head is set from them in closed form. Settings of the grid:
+alignment (lda, ncm), alignment_shrinkage (a share, or "estimated"), drift_compensation, drift_shrinkage.
+
+The folder gets realigned.json, beside the settings the final average accuracy on held-out and on test images (and the
+recall of the head, middle and tail third of the classes on test images for a run with an imbalance factor). Choose by
+the held-out images, which the run has not seen; the test images are for the report.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import tqdm
+from torch import Tensor
+from transformers import AutoImageProcessor
+from tune import read_grid
+
+from smope_hf.alignment import ClassStatistics, StatisticsAccumulator, lda_head, ncm_head
+from smope_hf.augmentation import Normalization
+from smope_hf.batches import DecodedImages, GlobalBatches
+from smope_hf.checkpoint import task_folder
+from smope_hf.class_recall import recall_by_frequency, recall_of_classes
+from smope_hf.drift import FeatureDrift
+from smope_hf.files import write_json
+from smope_hf.hub import find_checkpoint
+from smope_hf.run_arguments import build_arguments, load_stream
+from smope_hf.safe_json import read_json
+from smope_hf.task_split import TaskSplit
+
+ESTIMATED = "estimated"
+HELD_OUT, TEST = "held_out", "test"
+
+
+@dataclass
+class TaskFeatures:
+    """What a run's prompts make of one task's images: features (N, D) and class ids (N,).
+
+    Args:
+        before: of its training images under the prompts before the task; None for the first.
+        after: of the same images under the prompts after the task.
+        labels: of the same images.
+        probes: for held-out and test images features under the last prompts and class ids.
+    """
+
+    before: Tensor | None
+    after: Tensor
+    labels: Tensor
+    probes: dict[str, tuple[Tensor, Tensor]]
+
+
+class FeaturePass:
+    """Takes features as a run takes them: its precision, its evaluation transform.
+
+    Args:
+        run: folder of the run.
+        args: [`ContinualTrainingArguments`] of the run.
+        backbone: name or folder of the backbone.
+    """
+
+    def __init__(self, run: Path, args, backbone: str):
+        self.run, self.args, self.backbone = run, args, backbone
+        self.accelerator = Accelerator(mixed_precision=args.mixed_precision)
+        self.processor = AutoImageProcessor.from_pretrained(task_folder(run, 0), backend="pil")
+        self.normalize = Normalization.from_processor(self.processor)
+
+    def model_after(self, index: int):
+        model = find_checkpoint(task_folder(self.run, index)).load_model(backbone=self.backbone)
+        return model.to(self.accelerator.device).eval()
+
+    @torch.no_grad()
+    def __call__(self, model, split: TaskSplit, training_images: bool) -> tuple[Tensor, Tensor]:
+        """Features (N, D) and class ids (N,) on the CPU; of training images as class statistics take them."""
+        features, labels = [], []
+        batches = GlobalBatches(DecodedImages(split, self.processor), self.args.eval_batch_size, self.accelerator)
+        with model.raw_routing() if training_images else nullcontext():
+            for pixels, classes, _, _ in batches():
+                with self.accelerator.autocast():
+                    pooled = model(self.normalize(pixels.to(self.accelerator.device))).pooled_output
+                features.append(pooled.float().cpu())
+                labels.append(classes)
+        return torch.cat(features), torch.cat(labels)
+
+
+def held_out_images(used: TaskSplit, whole: TaskSplit, per_class: int) -> TaskSplit:
+    """The first images of each class that the run has not trained on.
+
+    Raises:
+        ValueError: where a class has no such images.
+    """
+    rank, chosen = dict.fromkeys(np.unique(whole.labels).tolist(), 0), []
+    known = set(used.source_rows.tolist())
+    for position, (row, label) in enumerate(zip(whole.source_rows.tolist(), whole.labels.tolist(), strict=True)):
+        if row not in known and rank[label] < per_class:
+            rank[label] += 1
+            chosen.append(position)
+    if min(rank.values()) == 0:
+        raise ValueError(
+            "--held_out needs training images that the run has not seen, and there are none of some classes. "
+            "Leave --held_out out."
+        )
+    others = np.setdiff1d(np.arange(len(whole)), chosen)
+    return whole.without(others.tolist(), ())
+
+
+def features_of(run: Path, data, args, backbone: str, held_out: int) -> Iterator[TaskFeatures]:
+    """The features of a run, task by task."""
+    taken = FeaturePass(run, args, backbone)
+    stream = load_stream(data)
+    whole = load_stream(replace(data, max_train_samples_per_class=None, imbalance_factor=1.0)) if held_out else None
+    last, before = taken.model_after(len(stream) - 1), None
+    for task in tqdm(stream, desc=str(run), disable=not sys.stderr.isatty()):
+        probes = {TEST: taken(last, task.test, False)}
+        if whole is not None:
+            probes[HELD_OUT] = taken(last, held_out_images(task.train, whole[task.index].train, held_out), False)
+        earlier = None if before is None else taken(before, task.train, True)[0]
+        before = taken.model_after(task.index)
+        yield TaskFeatures(earlier, *taken(before, task.train, True), probes)
+
+
+def statistics_of(tasks: list[TaskFeatures], args) -> ClassStatistics:
+    """Class statistics behind the last task, those of earlier tasks carried along as `args` says."""
+    known = ClassStatistics.empty(tasks[0].after.shape[1])
+    for task in tasks:
+        first = int(task.labels.min())
+        accumulator = StatisticsAccumulator(int(task.labels.max()) + 1 - first, task.after.shape[1])
+        accumulator.update(task.after, task.labels - first)
+        if task.before is not None and args.drift_compensation != "none":
+            drift = FeatureDrift.between(task.before, task.after, args.drift_compensation, args.drift_shrinkage)
+            known = drift.applied(known)
+        known = known.joined(accumulator.result())
+    return known
+
+
+def measure(tasks: list[TaskFeatures], args, thirds: bool) -> dict:
+    """Final average accuracy on each kind of images, and recall by thirds of the classes where they are unequal."""
+    statistics = statistics_of(tasks, args)
+    weight, bias = lda_head(statistics, args.alignment_shrinkage) if args.alignment == "lda" else ncm_head(statistics)
+    found: dict = {}
+    for kind in tasks[0].probes:
+        predicted = [(torch.addmm(bias, task.probes[kind][0], weight.T).argmax(dim=1)) for task in tasks]
+        truths = [task.probes[kind][1] for task in tasks]
+        correct = [(p == t).double().mean().item() for p, t in zip(predicted, truths, strict=True)]
+        found[kind] = sum(correct) / len(correct)
+        if thirds and kind == TEST:
+            recall = recall_of_classes(torch.cat(predicted), torch.cat(truths), range(len(statistics.count)))
+            found |= recall_by_frequency(recall, statistics.count.tolist())
+    return found
+
+
+def arguments_of(combination: str, args):
+    """The run's settings with those of one combination of the grid.
+
+    Raises:
+        ValueError: for a setting that this script does not change, or a value that is not allowed.
+    """
+    kinds = {"alignment": str, "drift_compensation": str, "drift_shrinkage": float, "alignment_shrinkage": float}
+    changed: dict = {}
+    for part in combination.split(","):
+        name, _, value = part.partition("=")
+        if name not in kinds or (name == "alignment" and value not in ("lda", "ncm")):
+            raise ValueError(
+                f"--grid with {part!r} is not allowed. Allowed: alignment=lda or ncm, and {', '.join(kinds)} with the "
+                "values that they have in training."
+            )
+        changed[name] = None if (name, value) == ("alignment_shrinkage", ESTIMATED) else kinds[name](value)
+    return replace(args, **changed)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run of examples/benchmark.py")
+    parser.add_argument("--grid", required=True, help="name=value,value; several separated by spaces")
+    parser.add_argument("--held_out", type=int, default=0, help="training images of each class to choose by")
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--backbone", required=True)
+    parser.add_argument("--num_threads", type=int, help="default: torch's own choice")
+    options = parser.parse_args()
+    if options.num_threads:
+        torch.set_num_threads(options.num_threads)
+    settings = {}
+    try:
+        grid = read_grid(options.grid)
+        for run in options.runs:
+            there = {"dataset": options.dataset, "output_dir": str(run)}
+            given = {name: value for name, value in read_json(run / "settings.json").items() if value is not None}
+            _, data, args = settings[run] = build_arguments(given | there)
+            if data.joint or args.statistics != "eval":
+                raise ValueError(f"{run}: only a run task after task with statistics = 'eval' can be aligned anew.")
+            for combination in grid:
+                arguments_of(combination, args)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    for run, (_, data, args) in settings.items():
+        try:
+            tasks = list(features_of(run, data, args, options.backbone, options.held_out))
+            thirds = data.imbalance_factor > 1
+            rows = [{"settings": one, **measure(tasks, arguments_of(one, args), thirds)} for one in grid]
+        except (ValueError, OSError) as error:
+            sys.exit(f"error: {error}")
+        write_json(run / "realigned.json", {"held_out_per_class": options.held_out, "rows": rows})
+        print(f"{run}\n{table(rows)}\n")
+
+
+def table(rows: list[dict]) -> str:
+    """The rows in Markdown, accuracies in percent."""
+    names = list(rows[0])
+    lines = ["| " + " | ".join(name.replace("_", " ") for name in names) + " |", "|---|" + "---:|" * (len(names) - 1)]
+    for row in rows:
+        cells = [f"{100 * row[name]:.2f}" if isinstance(row[name], float) else str(row[name]) for name in names]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""`examples/realign.py`: other heads for a finished run equal those that a run with these settings would have had."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runs import read, tiny_stream
+from test_benchmark import benchmark
+
+SCRIPT = Path(__file__).resolve().parents[1] / "examples" / "realign.py"
+METHODS = ("smope", "dualprompt")
+
+
+def load_script(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    spec = importlib.util.spec_from_file_location("example_realign", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def realign(monkeypatch, *options):
+    given = [str(SCRIPT), *map(str, options), "--dataset", "embedded", "--backbone", "embedded", "--num_threads", "1"]
+    monkeypatch.setattr(sys, "argv", given)
+    load_script(monkeypatch).main()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("benchmark")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        options = ("--alignments", "lda-uncompensated,none", "--alignment_shrinkage", "0.1", "--imbalance_factor", "2",
+                   "--max_test_samples_per_class", "12")  # fmt: skip
+        benchmark(monkeypatch, folder, *options, methods=",".join(METHODS), seeds="0")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_a_runs_own_settings_give_its_own_accuracy(method, finished, monkeypatch):
+    run = finished / method / "seed-0"
+    grid = "drift_compensation=linear,none alignment_shrinkage=0.1,estimated"
+    realign(monkeypatch, run, "--grid", grid, "--held_out", 3)
+    content, record = read(run, "realigned.json"), read(run, "record.json")["metrics"]
+    rows = {row["settings"]: row for row in content["rows"]}
+    assert len(rows) == 4 and content["held_out_per_class"] == 3
+    assert all(0 < row["held_out"] <= 1 for row in rows.values())
+    for kind, alignment in (("linear", "lda"), ("none", "lda-uncompensated")):
+        row, expected = rows[f"drift_compensation={kind},alignment_shrinkage=0.1"], record[alignment]
+        assert row["test"] == pytest.approx(expected["final_average_accuracy"])
+        thirds = ("recall_many", "recall_medium", "recall_few")
+        assert [row[name] for name in thirds] == pytest.approx([expected[name] for name in thirds])
+    assert len({tuple(row[name] for name in row if name != "settings") for row in rows.values()}) > 1
+
+
+@pytest.mark.slow
+def test_what_it_cannot_do_is_refused(finished, monkeypatch, capsys):
+    run = finished / "smope" / "seed-0"
+    for grid, message in (
+        ("epochs=1,2", "--grid with 'epochs=1' is not allowed"),
+        ("alignment=gaussian,lda", "--grid with 'alignment=gaussian' is not allowed"),
+        ("drift_shrinkage=0,1", "drift_shrinkage = 0.0 is not allowed"),
+        ("drift_shrinkage=1,1", "--grid 'drift_shrinkage=1,1' is not allowed"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            realign(monkeypatch, run, "--grid", grid)
+        assert message in str(stopped.value)
+    with pytest.raises(SystemExit) as stopped:
+        realign(monkeypatch, finished / "nothing", "--grid", "drift_shrinkage=1")
+    assert "settings.json" in str(stopped.value)
+
+
+def test_held_out_images_are_others_than_the_runs(monkeypatch):
+    script = load_script(monkeypatch)
+    used = tiny_stream(max_train_samples_per_class=3)[1].train
+    whole = tiny_stream()[1].train
+    held_out = script.held_out_images(used, whole, 2)
+    labels, counts = np.unique(held_out.labels, return_counts=True)
+    assert set(labels) == set(whole.labels) and set(counts) == {2}
+    assert not set(held_out.source_rows) & set(used.source_rows)
+    assert set(held_out.source_rows) < set(whole.source_rows)
+    with pytest.raises(ValueError, match="--held_out needs training images that the run has not seen"):
+        script.held_out_images(whole, whole, 2)
