@@ -44,10 +44,16 @@ class ClassStatistics:
             self.scatter + new.scatter,
         )
 
-    def covariance(self, shrinkage: float = 0.0) -> Tensor:
-        """Shared within-class covariance (D, D) in float64: (1 - shrinkage) S + shrinkage * mean variance * I."""
+    def covariance(self, shrinkage: float | None = 0.0) -> Tensor:
+        """Shared within-class covariance (D, D) in float64: (1 - shrinkage) S + shrinkage * mean variance * I.
+
+        Args:
+            shrinkage: 0 to 1; None for `estimated_shrinkage`.
+        """
         freedom = max(int(self.count.sum()) - len(self.count), 1)
         covariance = self.scatter.double() / freedom
+        if shrinkage is None:
+            shrinkage = estimated_shrinkage(covariance, freedom)
         identity = torch.eye(len(covariance), dtype=torch.float64)
         return (1 - shrinkage) * covariance + shrinkage * covariance.diagonal().mean() * identity
 
@@ -98,7 +104,21 @@ class StatisticsAccumulator:
         return ClassStatistics(mean.float().cpu(), variance.float().cpu(), self.count.cpu(), scatter.float().cpu())
 
 
-def check_images_suffice(alignments: Sequence[str], shrinkage: float, stream: Sequence, known: ClassStatistics):
+def estimated_shrinkage(covariance: Tensor, samples: int) -> float:
+    """The oracle approximating shrinkage (Chen et al., 2010, arXiv 0907.4698): much where images are few, 0 to 1.
+
+    scikit-learn's `oas` is the same on features; here only their covariance is kept.
+
+    Args:
+        covariance: (D, D), of what the shrinkage is for.
+        samples: how many independent deviations it is the mean over.
+    """
+    square, mean = covariance.square().mean(), covariance.diagonal().mean()
+    spread = (samples + 1) * (square - mean.square() / len(covariance))  # 0 where it is a multiple of the identity
+    return min(float((square + mean.square()) / spread), 1.0) if spread > 0 else 1.0
+
+
+def check_images_suffice(alignments: Sequence[str], shrinkage: float | None, stream: Sequence, known: ClassStatistics):
     """Refuse, before anything is trained, lda without shrinkage where the images are too few for its covariance.
 
     Args:
@@ -124,8 +144,12 @@ def check_images_suffice(alignments: Sequence[str], shrinkage: float, stream: Se
             )
 
 
-def lda_head(statistics: ClassStatistics, shrinkage: float) -> tuple[Tensor, Tensor]:
+def lda_head(statistics: ClassStatistics, shrinkage: float | None) -> tuple[Tensor, Tensor]:
     """Linear discriminant analysis with a shared covariance and equal priors, in closed form.
+
+    Args:
+        statistics: of C classes.
+        shrinkage: of the covariance; None for the estimated one.
 
     Returns:
         weight (C, D) = mean . covariance^-1 and bias (C,) = -1/2 mean . covariance^-1 . mean, float32.
@@ -138,6 +162,11 @@ def lda_head(statistics: ClassStatistics, shrinkage: float) -> tuple[Tensor, Ten
         covariance = torch.eye(len(covariance), dtype=torch.float64)  # then LDA is the nearest class mean
     factor, failed = torch.linalg.cholesky_ex(covariance)
     if bool(failed):
+        if shrinkage is None:
+            raise ValueError(
+                "lda is not possible here: in every class all training images have the same features, so there is no "
+                "spread to tell classes by. Look at the images, or choose --alignment ncm or none."
+            )
         raise ValueError(
             f"alignment_shrinkage = {shrinkage} leaves the shared covariance of {int(statistics.count.sum())} images "
             f"without an inverse in {len(covariance)} dimensions. Start anew in another output_dir with a higher one, "

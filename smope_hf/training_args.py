@@ -58,7 +58,7 @@ class ContinualTrainingArguments(NamedSettings):
         DRIFT_COMPENSATIONS,
     )  # fmt: skip
     drift_shrinkage: float = _setting(
-        10.0, "Ridge penalty of linear drift compensation over the mean variance, above 0."
+        3.0, "Ridge penalty of linear drift compensation over the mean variance, above 0."
     )
     alignment: str = _setting("lda", "How the head is aligned after each task from the second on.", ALIGNMENTS)
     compare_alignments: list[str] = _setting(
@@ -68,7 +68,9 @@ class ContinualTrainingArguments(NamedSettings):
     alignment_batch_ratio: float = _setting(1.0, "Samples per alignment step, over `batch_size`, at most 1000.")
     alignment_learning_rate: float = _setting(1e-5, "Learning rate of gaussian alignment.")
     alignment_weight_decay: float = _setting(5e-4, "Weight decay of gaussian alignment.")
-    alignment_shrinkage: float = _setting(0.001, "Share of the mean variance in lda's covariance, 0 to 1.")
+    alignment_shrinkage: float | None = _setting(
+        None, "Share of the mean variance in lda's covariance, 0 to 1; default estimated: more where images are few."
+    )
     mixed_precision: str = _setting("no", "Precision of the forward pass.", ("no", "bf16", "fp16"))
     gradient_checkpointing: bool = _setting(False, "Compute activations twice to save memory.")
     torch_compile: bool = _setting(False, "Train through torch.compile: minutes at the start, faster steps.")
@@ -123,7 +125,8 @@ class ContinualTrainingArguments(NamedSettings):
         for name in positive if self.max_grad_norm is None else (*positive, "max_grad_norm"):
             self._check_number(name, 0, above=True)
         self._check_number("alignment_batch_ratio", 0, most=1000)
-        for name in ("flip_probability", "alignment_shrinkage"):
+        known = ("alignment_shrinkage",) if self.alignment_shrinkage is not None else ()
+        for name in ("flip_probability", *known):
             self._check_number(name, 0, most=1)
         self._check_number("min_learning_rate", 0, most=self.learning_rate)
         for name, most in (("crop_scale", 1), ("crop_ratio", MAX_NUMBER)):

@@ -8,6 +8,7 @@ from sklearn.neighbors import NearestCentroid
 from torch import Tensor
 
 from .accuracy_matrix import AccuracyMatrix
+from .alignment import StatisticsAccumulator, estimated_shrinkage
 from .batches import DecodedImages, GlobalBatches, gather_rows, shuffled
 from .incremental_head import IncrementalHead
 from .optimization import learning_rate_at
@@ -39,10 +40,12 @@ def the_only_class(labels: Tensor, tests) -> list[Tensor]:
     return [labels[:1].expand(len(test)) for test in tests]
 
 
-def discriminant_analysis(features, labels, tests, shrinkage: float) -> list[Tensor]:
+def discriminant_analysis(features, labels, tests, shrinkage: float | None) -> list[Tensor]:
     """Predictions for each test set by linear discriminant analysis with a shared covariance and equal priors."""
     if len(labels.unique()) == 1:
         return the_only_class(labels, tests)
+    if shrinkage is None:
+        shrinkage = pooled_shrinkage(features, labels)
     # scikit-learn weighs the classes' covariances by the priors it is given. With those of the data that is the
     # covariance of all images; taken off the scores again, no class is preferred
     classifier = LinearDiscriminantAnalysis("lsqr", shrinkage=shrinkage)
@@ -50,6 +53,15 @@ def discriminant_analysis(features, labels, tests, shrinkage: float) -> list[Ten
     log_priors = np.log(classifier.priors_)
     classifier.intercept_ -= log_priors if len(log_priors) > 2 else log_priors[1] - log_priors[0]
     return [torch.from_numpy(classifier.predict(test.double().numpy())) for test in tests]
+
+
+def pooled_shrinkage(features: Tensor, labels: Tensor) -> float:
+    """The shrinkage estimated for the covariance within classes, from features (n, D) and labels (n,) from 0."""
+    accumulator = StatisticsAccumulator(int(labels.max()) + 1, features.shape[1])
+    accumulator.update(features, labels)
+    statistics = accumulator.result()
+    freedom = max(len(labels) - len(statistics.count), 1)
+    return estimated_shrinkage(statistics.covariance(), freedom)
 
 
 def train_linear_head(head: IncrementalHead, features: Tensor, labels: Tensor, first: int, args, task: int):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from sklearn.covariance import oas
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,11 +18,13 @@ from smope_hf.alignment import (
     StatisticsAccumulator,
     align_classifier,
     check_images_suffice,
+    estimated_shrinkage,
     lda_head,
     set_gradients,
     train_on_samples,
 )
-from smope_hf.yardsticks import discriminant_analysis
+from smope_hf.run_arguments import build_arguments, load_trainer
+from smope_hf.yardsticks import discriminant_analysis, frozen_features
 
 SIZE = 6
 
@@ -128,17 +131,61 @@ def test_lda_equals_scikit_learn(counts, shrinkage):
     assert clear.mean() > 0.8 and (ours.argmax(axis=1) == reference.argmax(axis=1))[clear].all()
 
 
+@pytest.mark.parametrize("shrinkage", [0.1, None])
 @pytest.mark.parametrize("counts", [[40] * 5, [10, 60, 25, 80, 40], [8, 90]], ids=["even", "uneven", "two"])
-def test_the_yardstick_is_the_same_lda(counts):
+def test_the_yardstick_is_the_same_lda(counts, shrinkage):
     """A run's yardstick and `--method lda` are one method, also where classes have unequally many images."""
     features, labels = make_features(counts)
     probes = 3 * torch.randn(2000, SIZE, generator=generator())
-    weight, bias = lda_head(statistics_of(features, labels), 0.1)
+    weight, bias = lda_head(statistics_of(features, labels), shrinkage)
     ours = probes.double() @ weight.double().T + bias.double()
-    (theirs,) = discriminant_analysis(features, labels, [probes], 0.1)
+    (theirs,) = discriminant_analysis(features, labels, [probes], shrinkage)
     best = ours.topk(2).values
     clear = best[:, 0] - best[:, 1] > 1e-4
     assert clear.sum() > 1900 and torch.equal(ours.argmax(dim=1)[clear], theirs[clear])
+
+
+@pytest.mark.parametrize("images", [3, 20, 500])
+def test_the_estimated_shrinkage_equals_scikit_learn(images):
+    features, labels = make_features([images] * 4)
+    statistics = statistics_of(features, labels)
+    deviation = (features - statistics.mean[labels]).double()
+    _, expected = oas(deviation.numpy(), assume_centered=True)
+    covariance = deviation.T @ deviation / len(deviation)
+    assert estimated_shrinkage(covariance, len(deviation)) == pytest.approx(expected)
+    freedom = len(deviation) - 4  # what a covariance within four classes is the mean over
+    unbiased = statistics.covariance()
+    expected = estimated_shrinkage(unbiased, freedom)
+    torch.testing.assert_close(statistics.covariance(None), statistics.covariance(expected))
+    assert 0 < expected < 1
+
+
+def test_an_even_spread_is_shrunk_wholly():
+    assert estimated_shrinkage(2 * torch.eye(5, dtype=torch.float64), 10) == 1.0
+    assert estimated_shrinkage(torch.zeros(5, 5, dtype=torch.float64), 10) == 1.0
+
+
+def test_with_few_images_the_estimated_shrinkage_recognises_more_digits(tmp_path):
+    """Ten images of each class in 96 dimensions, where a covariance with hardly any shrinkage is at its worst."""
+    few = {"method": "lda", "num_tasks": 1, "max_train_samples_per_class": 10, "disable_progress": True}
+    given = {"dataset": "embedded", "backbone": "embedded", "output_dir": str(tmp_path), **few}
+    trainer = load_trainer(*build_arguments(given))
+    task = trainer.stream[0]
+    train, test = trainer.decoded(task.train), trainer.decoded(task.test)
+    statistics = statistics_of(frozen_features(trainer, train), train.labels)
+    features = frozen_features(trainer, test)
+    accuracy = {}
+    for shrinkage in (0.001, None, 1.0):
+        weight, bias = lda_head(statistics, shrinkage)
+        predicted = (features @ weight.T + bias).argmax(dim=1)
+        accuracy[shrinkage] = (predicted == test.labels).double().mean().item()
+    assert accuracy[None] > accuracy[0.001] + 0.1 and accuracy[None] > accuracy[1.0] + 0.02
+
+
+def test_equal_images_are_told_in_words():
+    features = torch.eye(3).repeat_interleave(2, dim=0)
+    with pytest.raises(ValueError, match="no spread to tell classes by.*--alignment ncm or none"):
+        lda_head(statistics_of(features, torch.arange(3).repeat_interleave(2)), None)
 
 
 def test_lda_does_not_depend_on_the_axes():

@@ -260,8 +260,8 @@ def test_another_model_is_another_run(tmp_path, fields):
 
 def test_a_setting_that_came_later_had_its_default(tmp_path):
     saved = {"recipe": RECIPE, "protocol_hash": "abc"}
-    check(tmp_path, {**RECIPE, "compare_alignments": [], "drift_shrinkage": 10.0}, saved=saved)
-    with pytest.raises(ValueError, match="compare_alignments was .. and is .*drift_shrinkage was 10.0 and is 2"):
+    check(tmp_path, {**RECIPE, "compare_alignments": [], "drift_shrinkage": 3.0}, saved=saved)
+    with pytest.raises(ValueError, match="compare_alignments was .. and is .*drift_shrinkage was 3.0 and is 2"):
         check(tmp_path, {**RECIPE, "compare_alignments": ["none"], "drift_shrinkage": 2}, saved=saved)
     older = SimpleNamespace(**comparable_fields(tiny_config()))
     del older.routing
