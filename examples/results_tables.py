@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from results_realigned import drift_penalties, shrinkages
 from results_routing import draw_routing, routing_layers, routing_tasks
 from results_text import cell, table
 
@@ -57,6 +58,19 @@ ABLATIONS = {
     "smope-router_loss_coef=0.0": "router loss",
     "smope-routing=random": "learned routing: experts are chosen at random",
     "smope-routing=unmasked": "the mask over never used experts in evaluation",
+}
+SWEEPS = {
+    "smope-record_routing=true": "E = 25, K = 5, epsilon = 0.4, layers 0 to 5: the reference",
+    "smope-num_experts=10": "E = 10",
+    "smope-num_experts=50": "E = 50",
+    "smope-top_k=1": "K = 1",
+    "smope-top_k=10": "K = 10",
+    "one-prompt": "K = 25: every expert, which is one-prompt",
+    "smope-noise_epsilon=0.0": "epsilon = 0",
+    "smope-noise_epsilon=0.8": "epsilon = 0.8",
+    "smope-prompt_layers=0+1+2": "layers 0 to 2",
+    "smope-prompt_layers=0+1+2+3+4+5+6+7+8+9+10+11": "layers 0 to 11",
+    "smope-statistics=train": "class statistics of images seen through the training augmentation",
 }
 
 
@@ -124,13 +138,14 @@ def differences(entries: dict[str, str], first: str) -> str:
     """What a change of SMoPE is worth: the difference is to the reference with the same seeds.
 
     Args:
-        entries: the changes in words, by the folder of their records; those that have not run have no row.
+        entries: the changes in words, by the folder of their records, the reference first; seeds that it has not run
+            are left out, and so are changes that have not run.
         first: heading of the words.
     """
-    reference = {run["settings"]["seed"]: run for run in runs_of(SHORT, "smope")}
+    reference = {run["settings"]["seed"]: run for run in runs_of(SHORT, next(iter(entries)))}
     rows = []
     for entry, what in entries.items():
-        if runs := runs_of(SHORT, entry):
+        if runs := [run for run in runs_of(SHORT, entry) if run["settings"]["seed"] in reference]:
             same = [reference[run["settings"]["seed"]] for run in runs]
             row = [what, str(len(runs))]
             for name in ("lda", "none"):
@@ -260,17 +275,38 @@ def _tested(entry: str, chosen: str) -> list[str]:
     return [*cells, str(len(reference))]
 
 
+def realigned_names() -> dict[str, str]:
+    """Methods in words, by the folders of their realigned runs."""
+    return {"smope-routing=unmasked": "SMoPE, unmasked"} | {entry: NAMES[entry] for entry in PROMPT_METHODS}
+
+
+def shrinkage() -> str:
+    """What the shrinkage of lda's covariance is worth, by the number of training images."""
+    efficiency, short = RECORDS / "cifar100-efficiency", RECORDS / "cifar100-alignment"
+    places = {"10": efficiency / "0010-per-class", "25": efficiency / "0025-per-class", "100": short}
+    places["1 to 100"] = RECORDS / "cifar100-imbalance-100"
+    return shrinkages(places, realigned_names())
+
+
+def drift() -> str:
+    """What the penalty on the drift's map is worth to each method."""
+    return drift_penalties(RECORDS / "cifar100-alignment", realigned_names())
+
+
 TABLES = {
     "alignments": alignments,
     "overview": overview,
     "stages": stages,
     "ablations": lambda: differences(ABLATIONS, "taken away"),
+    "sweeps": lambda: differences(SWEEPS, "setting"),
     "published": published,
     "routing-layers": lambda: routing_layers(ROUTING),
     "routing-tasks": lambda: routing_tasks(ROUTING),
     "sample-efficiency": sample_efficiency,
     "imbalance": imbalance,
     "tuning": tuning,
+    "drift": drift,
+    "shrinkage": shrinkage,
 }
 
 
