@@ -109,14 +109,14 @@ def alignments() -> str:
 
 
 def stages() -> str:
-    """What an image and a run cost, means over the seeds; shares, as the runs' seconds are of several machines."""
+    """What an image and a run cost, over the seeds: mean shares, as the seconds are of several machines, and most memory."""
     names = ("training", "statistics", "alignment", "evaluation")
     rows = []
     for entry in (*PROMPT_METHODS, *YARDSTICKS, "joint"):
         if runs := runs_of(SHORT, entry):
             seconds = [{name: sum(task[name] for task in run["seconds_by_task"]) for name in names} for run in runs]
             shares = [np.mean([100 * of[name] / sum(of.values()) for of in seconds]) for name in names]
-            memory = np.mean([run["peak_memory_mib"] for run in runs])
+            memory = max(run["peak_memory_mib"] for run in runs)
             gflops = [f"{runs[0][f'gflops_{phase}']:.3f}" for phase in ("train", "test")]
             rows.append([NAMES[entry], *gflops, *(f"{share:.0f}%" for share in shares), f"{memory / 1024:.1f} GiB"])
     return table(["method", "GFLOPs train", "GFLOPs test", *names, "peak memory"], rows)
