@@ -109,7 +109,7 @@ def alignments() -> str:
 
 
 def stages() -> str:
-    """What an image and a run cost, over the seeds: mean shares, as the seconds are of several machines, and most memory."""
+    """What an image and a run cost over the seeds: mean shares of the time (of several machines), and most memory."""
     names = ("training", "statistics", "alignment", "evaluation")
     rows = []
     for entry in (*PROMPT_METHODS, *YARDSTICKS, "joint"):
