@@ -25,16 +25,24 @@ def percent(row: dict, kind: str) -> str:
 
 
 def drift_penalties(folder: Path, names: dict[str, str]) -> str:
-    """Held-out FAA for each penalty on the drift's map, the best in bold; test FAA for the short protocol's and 3."""
+    """Held-out FAA for each drift compensation, the best in bold; test FAA for the short protocol's penalty and 3."""
+    compensations = {f"linear, {penalty}": settings(penalty=penalty) for penalty in PENALTIES}
+    compensations = {kind: settings(kind=kind) for kind in ("none", "shift")} | compensations
     lines = []
     for entry, name in names.items():
         if rows := rows_of(folder / entry):
-            of = {p: rows[frozenset({f"drift_shrinkage={p}", "alignment_shrinkage=0.001"})] for p in PENALTIES}
-            best = max(of, key=lambda penalty: of[penalty]["held_out"])
-            cells = [percent(row, "held_out") for row in of.values()]
-            cells = [f"**{text}**" if p == best else text for p, text in zip(PENALTIES, cells, strict=True)]
-            lines.append([name, *cells, percent(of[SHORT_PENALTY], "test"), percent(of["3"], "test")])
-    return table(["method", *PENALTIES, f"test, {SHORT_PENALTY}", "test, 3"], lines)
+            of = {what: rows[one] for what, one in compensations.items()}
+            best = max(of, key=lambda what: of[what]["held_out"])
+            cells = [f"**{percent(row, 'held_out')}**" if what == best else percent(row, "held_out")
+                     for what, row in of.items()]  # fmt: skip
+            tests = [percent(of[f"linear, {penalty}"], "test") for penalty in (SHORT_PENALTY, "3")]
+            lines.append([name, *cells, *tests])
+    return table(["method", *compensations, f"test, {SHORT_PENALTY}", "test, 3"], lines)
+
+
+def settings(kind: str = "linear", penalty: str = SHORT_PENALTY, shrinkage: str = "0.001") -> frozenset:
+    """A row's settings in a grid over all three."""
+    return frozenset({f"drift_compensation={kind}", f"drift_shrinkage={penalty}", f"alignment_shrinkage={shrinkage}"})
 
 
 def shrinkages(places: dict[str, Path], names: dict[str, str]) -> str:
@@ -51,9 +59,7 @@ def shrinkages(places: dict[str, Path], names: dict[str, str]) -> str:
                 cells = []
                 for shrinkage in SHRINKAGES:
                     setting = f"alignment_shrinkage={shrinkage}"
-                    row = rows.get(frozenset({setting})) or rows.get(
-                        frozenset({setting, f"drift_shrinkage={SHORT_PENALTY}"})
-                    )
+                    row = rows.get(frozenset({setting})) or rows.get(settings(shrinkage=shrinkage))
                     cells.append(f"{percent(row, 'held_out')}, {percent(row, 'test')}" if row else "")
                 lines.append([images, name, *cells])
     return table(["images per class", "method", *SHRINKAGES], lines)

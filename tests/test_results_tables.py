@@ -129,3 +129,23 @@ def test_the_routing_tables_say_what_was_recorded(script, tmp_path):
     assert script.routing_layers(tmp_path).splitlines()[2:] == [
         f"| {layer} | 72% | 33% | 0.52 | 0.62 |" for layer in content["layers"]
     ]
+
+
+def test_the_tables_of_realigned_runs_say_what_was_found(script, tmp_path):
+    """Numbers of their own in each place, so that none can stand for another."""
+    from results_realigned import PENALTIES, drift_penalties, shrinkages
+
+    rows = []
+    for first, kind in enumerate(("none", "shift", "linear")):
+        for second, penalty in enumerate(PENALTIES):
+            for third, shrinkage in enumerate(("0.001", "estimated")):
+                found = first / 10 + second / 50 + third / 500 + (0.2 if (kind, penalty) == ("linear", "1") else 0)
+                settings = f"alignment_shrinkage={shrinkage},drift_compensation={kind},drift_shrinkage={penalty}"
+                rows.append({"settings": settings, "held_out": found, "test": found + 0.5})
+    folder = tmp_path / "here" / "smope" / "seed-0"
+    folder.mkdir(parents=True)
+    (folder / "realigned.json").write_text(json.dumps({"rows": rows}))
+    lines = drift_penalties(tmp_path / "here", {"smope": "SMoPE", "l2p": "L2P"}).splitlines()
+    assert lines[2:] == ["| SMoPE | 6.0 | 16.0 | 20.0 | **42.0** | 24.0 | 26.0 | 28.0 | 76.0 | 74.0 |"]
+    lines = shrinkages({"10": tmp_path / "here"}, {"smope": "SMoPE"}).splitlines()
+    assert lines[2:] == ["| 10 | SMoPE | 26.0, 76.0 |  |  | 26.2, 76.2 |"]
