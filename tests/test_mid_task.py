@@ -288,7 +288,8 @@ def test_a_launchers_echo_of_the_signal_is_no_second_one(backbone, tmp_path):
 @pytest.mark.parametrize(
     "place, stages, message",
     [
-        ("trainer.derive_seed", set(), "Nothing was saved yet"),  # before the first stage
+        ("trainer_folder.write_skipped", set(), "Nothing was saved yet"),  # before the first stage
+        ("trainer.derive_seed", {"statistics"}, "Nothing was saved yet"),  # when the model begins the task
         ("training_phase.build_optimizer", {"statistics"}, "Nothing was saved yet"),  # in front of the first step
         ("statistics_pass.take_statistics", {"statistics", "training"}, "The training stands in"),
         ("trainer.evaluate_tasks", {"statistics", "training", "alignment", "evaluation"}, "The training stands in"),
