@@ -55,7 +55,10 @@ def test_what_no_clock_decides(quick):
 @pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are those of glibc")
 def test_no_page_is_given_back_with_the_settings_of_the_page():
-    """A tenth of the faults without them: a system short of memory may take back a page now and then."""
+    """A tenth of the faults with glibc's initial thresholds held: a system short of memory may take back a page.
+
+    Left to itself glibc raises them as it goes, and what it arrives at is another one from process to process.
+    """
     page = (EXAMPLES.parent / "docs" / "performance.md").read_text()
     line = next(line for line in page.splitlines() if line.startswith("export MALLOC_"))
     settings = dict(word.split("=") for word in line.split()[1:])
@@ -68,7 +71,8 @@ def test_no_page_is_given_back_with_the_settings_of_the_page():
         assert len(rows) == 2
         return [int(row[3]) for row in rows]
 
-    assert max(faults(environment | settings)) < min(faults(environment)) / 10
+    initial = {"MALLOC_MMAP_THRESHOLD_": str(2**17), "MALLOC_TRIM_THRESHOLD_": str(2**17)}
+    assert max(faults(environment | settings)) < min(faults(environment | initial)) / 10
 
 
 def test_peak_memory_is_that_of_what_is_there_at_the_same_time():
