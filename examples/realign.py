@@ -17,7 +17,7 @@ the held-out images, which the run has not seen; the test images are for the rep
 import argparse
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,16 +29,16 @@ from torch import Tensor
 from transformers import AutoImageProcessor
 from tune import read_grid
 
-from smope_hf.alignment import ClassStatistics, StatisticsAccumulator, lda_head, ncm_head
+from smope_hf.alignment import ClassStatistics, StatisticsAccumulator, align_classifier
 from smope_hf.augmentation import Normalization
 from smope_hf.batches import DecodedImages, GlobalBatches
 from smope_hf.checkpoint import task_folder
 from smope_hf.class_recall import recall_by_frequency, recall_of_classes
-from smope_hf.drift import FeatureDrift
 from smope_hf.files import write_json
 from smope_hf.hub import find_checkpoint
 from smope_hf.run_arguments import build_arguments, load_stream
 from smope_hf.safe_json import read_json
+from smope_hf.statistics_pass import carried_along
 from smope_hf.task_split import TaskSplit
 
 ESTIMATED = "estimated"
@@ -82,17 +82,15 @@ class FeaturePass:
         return model.to(self.accelerator.device).eval()
 
     @torch.no_grad()
-    def __call__(self, model, split: TaskSplit, training_images: bool) -> tuple[Tensor, Tensor]:
-        """Features (N, D) and class ids (N,) on the CPU; of training images as class statistics take them."""
-        features, labels = [], []
+    def __call__(self, models: list, split: TaskSplit) -> list[Tensor]:
+        """Each model's features (N, D), then the class ids (N,), on the CPU; every image is decoded once."""
         batches = GlobalBatches(DecodedImages(split, self.processor), self.args.eval_batch_size, self.accelerator)
-        with model.raw_routing() if training_images else nullcontext():
-            for pixels, classes, _, _ in batches():
-                with self.accelerator.autocast():
-                    pooled = model(self.normalize(pixels.to(self.accelerator.device))).pooled_output
-                features.append(pooled.float().cpu())
-                labels.append(classes)
-        return torch.cat(features), torch.cat(labels)
+        found = []
+        for pixels, classes, _, _ in batches():
+            pixels = self.normalize(pixels.to(self.accelerator.device))
+            with self.accelerator.autocast():
+                found.append([*(model(pixels).pooled_output.float().cpu() for model in models), classes])
+        return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
 
 def held_out_images(used: TaskSplit, whole: TaskSplit, per_class: int) -> TaskSplit:
@@ -123,12 +121,16 @@ def features_of(run: Path, data, args, backbone: str, held_out: int) -> Iterator
     whole = load_stream(replace(data, max_train_samples_per_class=None, imbalance_factor=1.0)) if held_out else None
     last, before = taken.model_after(len(stream) - 1), None
     for task in tqdm(stream, desc=str(run), disable=not sys.stderr.isatty()):
-        probes = {TEST: taken(last, task.test, False)}
+        probes = {TEST: tuple(taken([last], task.test))}
         if whole is not None:
-            probes[HELD_OUT] = taken(last, held_out_images(task.train, whole[task.index].train, held_out), False)
-        earlier = None if before is None else taken(before, task.train, True)[0]
-        before = taken.model_after(task.index)
-        yield TaskFeatures(earlier, *taken(before, task.train, True), probes)
+            probes[HELD_OUT] = tuple(taken([last], held_out_images(task.train, whole[task.index].train, held_out)))
+        models = [model for model in (before, taken.model_after(task.index)) if model is not None]
+        with ExitStack() as raw:  # as class statistics are taken
+            for model in models:
+                raw.enter_context(model.raw_routing())
+            *earlier, after, labels = taken(models, task.train)
+        before = models[-1]
+        yield TaskFeatures(earlier[0] if earlier else None, after, labels, probes)
 
 
 def statistics_of(tasks: list[TaskFeatures], args) -> ClassStatistics:
@@ -138,20 +140,19 @@ def statistics_of(tasks: list[TaskFeatures], args) -> ClassStatistics:
         first = int(task.labels.min())
         accumulator = StatisticsAccumulator(int(task.labels.max()) + 1 - first, task.after.shape[1])
         accumulator.update(task.after, task.labels - first)
-        if task.before is not None and args.drift_compensation != "none":
-            drift = FeatureDrift.between(task.before, task.after, args.drift_compensation, args.drift_shrinkage)
-            known = drift.applied(known)
-        known = known.joined(accumulator.result())
+        known = carried_along(known, accumulator.result(), task.before, task.after, args)
     return known
 
 
 def measure(tasks: list[TaskFeatures], args, thirds: bool) -> dict:
     """Final average accuracy on each kind of images, and recall by thirds of the classes where they are unequal."""
     statistics = statistics_of(tasks, args)
-    weight, bias = lda_head(statistics, args.alignment_shrinkage) if args.alignment == "lda" else ncm_head(statistics)
+    head = torch.nn.Linear(statistics.mean.shape[1], len(statistics.count))
+    align_classifier(head, statistics, 0, args, None)
     found: dict = {}
     for kind in tasks[0].probes:
-        predicted = [(torch.addmm(bias, task.probes[kind][0], weight.T).argmax(dim=1)) for task in tasks]
+        with torch.no_grad():
+            predicted = [head(task.probes[kind][0]).argmax(dim=1) for task in tasks]
         truths = [task.probes[kind][1] for task in tasks]
         correct = [(p == t).double().mean().item() for p, t in zip(predicted, truths, strict=True)]
         found[kind] = sum(correct) / len(correct)

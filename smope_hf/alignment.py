@@ -44,16 +44,20 @@ class ClassStatistics:
             self.scatter + new.scatter,
         )
 
+    @property
+    def freedom(self) -> int:
+        """How many independent deviations from a class's mean there are, at least 1."""
+        return max(int(self.count.sum()) - len(self.count), 1)
+
     def covariance(self, shrinkage: float | None = 0.0) -> Tensor:
         """Shared within-class covariance (D, D) in float64: (1 - shrinkage) S + shrinkage * mean variance * I.
 
         Args:
             shrinkage: 0 to 1; None for `estimated_shrinkage`.
         """
-        freedom = max(int(self.count.sum()) - len(self.count), 1)
-        covariance = self.scatter.double() / freedom
+        covariance = self.scatter.double() / self.freedom
         if shrinkage is None:
-            shrinkage = estimated_shrinkage(covariance, freedom)
+            shrinkage = estimated_shrinkage(covariance, self.freedom)
         identity = torch.eye(len(covariance), dtype=torch.float64)
         return (1 - shrinkage) * covariance + shrinkage * covariance.diagonal().mean() * identity
 

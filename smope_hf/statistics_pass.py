@@ -71,6 +71,23 @@ def usage_counts(model) -> Tensor:
     return torch.stack([experts.usage_counts.cpu() for experts in model.prefix_experts])
 
 
+def carried_along(
+    known: ClassStatistics, new: ClassStatistics, before: Tensor | None, after: Tensor | None, args
+) -> ClassStatistics:
+    """Statistics of old classes as a task has moved their features, followed by those of its own classes.
+
+    Args:
+        known: of the classes before the task.
+        new: of the task's classes.
+        before: features (N, D) of the task's training images before its training; None for no drift compensation.
+        after: of the same images after it.
+        args: [`ContinualTrainingArguments`], whose `drift_*` are used.
+    """
+    if before is not None and args.drift_compensation != "none":
+        known = FeatureDrift.between(before, after, args.drift_compensation, args.drift_shrinkage).applied(known)
+    return known.joined(new)
+
+
 class StatisticsStage:
     """A task's class statistics, and what its training has done to those of the tasks before it.
 
@@ -91,13 +108,10 @@ class StatisticsStage:
         Returns:
             The statistics of the task's own classes.
         """
-        trainer, args, state = self.trainer, self.trainer.args, self.trainer.state
+        trainer, state = self.trainer, self.trainer.state
         usage = usage_counts(trainer.model) if trainer.model.records_usage else None
         new, after = take_statistics(trainer, self.task, self.images, keep_features=self.before is not None)
-        if self.before is not None:
-            drift = FeatureDrift.between(self.before, after, args.drift_compensation, args.drift_shrinkage)
-            state.statistics = drift.applied(state.statistics)
-        state.statistics = state.statistics.joined(new)
+        state.statistics = carried_along(state.statistics, new, self.before, after, trainer.args)
         if usage is not None:
             state.usage_history.append(usage_counts(trainer.model) - usage)
         return new

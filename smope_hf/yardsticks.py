@@ -60,8 +60,7 @@ def pooled_shrinkage(features: Tensor, labels: Tensor) -> float:
     accumulator = StatisticsAccumulator(int(labels.max()) + 1, features.shape[1])
     accumulator.update(features, labels)
     statistics = accumulator.result()
-    freedom = max(len(labels) - len(statistics.count), 1)
-    return estimated_shrinkage(statistics.covariance(), freedom)
+    return estimated_shrinkage(statistics.covariance(), statistics.freedom)
 
 
 def train_linear_head(head: IncrementalHead, features: Tensor, labels: Tensor, first: int, args, task: int):

@@ -1,6 +1,6 @@
 """`examples/realign.py`: other heads for a finished run equal those that a run with these settings would have had."""
 
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
 
@@ -15,10 +15,7 @@ METHODS = ("smope", "dualprompt")
 
 def load_script(monkeypatch):
     monkeypatch.syspath_prepend(SCRIPT.parent)
-    spec = importlib.util.spec_from_file_location("example_realign", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module(SCRIPT.stem)
 
 
 def realign(monkeypatch, *options):
