@@ -11,7 +11,8 @@ alignment (lda, ncm), alignment_shrinkage (a share, or "estimated"), drift_compe
 
 The folder gets realigned.json, beside the settings the final average accuracy on held-out and on test images (and the
 recall of the head, middle and tail third of the classes on test images for a run with an imbalance factor). Choose by
-the held-out images, which the run has not seen; the test images are for the report.
+the held-out images, which the run has not seen; the test images (with --evaluate_on validation the run's validation
+images) are for the report.
 """
 
 import argparse
@@ -68,10 +69,10 @@ class FeaturePass:
     Args:
         run: folder of the run.
         args: [`ContinualTrainingArguments`] of the run.
-        backbone: name or folder of the backbone.
+        backbone: name or folder of the backbone; None for what the checkpoints name or hold.
     """
 
-    def __init__(self, run: Path, args, backbone: str):
+    def __init__(self, run: Path, args, backbone: str | None):
         self.run, self.args, self.backbone = run, args, backbone
         self.accelerator = Accelerator(mixed_precision=args.mixed_precision)
         self.processor = AutoImageProcessor.from_pretrained(task_folder(run, 0), backend="pil")
@@ -114,7 +115,7 @@ def held_out_images(used: TaskSplit, whole: TaskSplit, per_class: int) -> TaskSp
     return whole.without(others.tolist(), ())
 
 
-def features_of(run: Path, data, args, backbone: str, held_out: int) -> Iterator[TaskFeatures]:
+def features_of(run: Path, data, args, backbone: str | None, held_out: int) -> Iterator[TaskFeatures]:
     """The features of a run, task by task."""
     taken = FeaturePass(run, args, backbone)
     stream = load_stream(data)
@@ -187,7 +188,7 @@ def main():
     parser.add_argument("--grid", required=True, help="name=value,value; several separated by spaces")
     parser.add_argument("--held_out", type=int, default=0, help="training images of each class to choose by")
     parser.add_argument("--dataset", required=True)
-    parser.add_argument("--backbone", required=True)
+    parser.add_argument("--backbone", help="default: what the checkpoints name, or their own that was trained")
     parser.add_argument("--num_threads", type=int, help="default: torch's own choice")
     options = parser.parse_args()
     if options.num_threads:

@@ -10,7 +10,7 @@ from runs import read, tiny_stream
 from test_benchmark import benchmark
 
 SCRIPT = Path(__file__).resolve().parents[1] / "examples" / "realign.py"
-METHODS = ("smope", "dualprompt")
+METHODS = ("smope", "dualprompt", "finetune")  # one whose backbone is in its checkpoints
 
 
 def load_script(monkeypatch):
@@ -19,7 +19,7 @@ def load_script(monkeypatch):
 
 
 def realign(monkeypatch, *options):
-    given = [str(SCRIPT), *map(str, options), "--dataset", "embedded", "--backbone", "embedded", "--num_threads", "1"]
+    given = [str(SCRIPT), *map(str, options), "--dataset", "embedded", "--num_threads", "1"]
     monkeypatch.setattr(sys, "argv", given)
     load_script(monkeypatch).main()
 
@@ -39,7 +39,8 @@ def finished(tmp_path_factory):
 def test_a_runs_own_settings_give_its_own_accuracy(method, finished, monkeypatch):
     run = finished / method / "seed-0"
     grid = "drift_compensation=linear,none alignment_shrinkage=0.1,estimated"
-    realign(monkeypatch, run, "--grid", grid, "--held_out", 3)
+    given = () if method == "finetune" else ("--backbone", "embedded")
+    realign(monkeypatch, run, "--grid", grid, "--held_out", 3, *given)
     content, record = read(run, "realigned.json"), read(run, "record.json")["metrics"]
     rows = {row["settings"]: row for row in content["rows"]}
     assert len(rows) == 4 and content["held_out_per_class"] == 3
