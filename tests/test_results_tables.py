@@ -142,10 +142,13 @@ def test_the_tables_of_realigned_runs_say_what_was_found(script, tmp_path):
                 found = first / 10 + second / 50 + third / 500 + (0.2 if (kind, penalty) == ("linear", "1") else 0)
                 settings = f"alignment_shrinkage={shrinkage},drift_compensation={kind},drift_shrinkage={penalty}"
                 rows.append({"settings": settings, "held_out": found, "test": found + 0.5})
-    folder = tmp_path / "here" / "smope" / "seed-0"
-    folder.mkdir(parents=True)
-    (folder / "realigned.json").write_text(json.dumps({"rows": rows}))
+    for seed, more in ((1, 0.0), (2, 0.01)):
+        folder = tmp_path / "here" / "smope" / f"seed-{seed}"
+        folder.mkdir(parents=True)
+        moved = [row | {kind: row[kind] + more for kind in ("held_out", "test")} for row in rows]
+        (folder / "realigned.json").write_text(json.dumps({"rows": moved}))
     lines = drift_penalties(tmp_path / "here", {"smope": "SMoPE", "l2p": "L2P"}).splitlines()
-    assert lines[2:] == ["| SMoPE | 6.0 | 16.0 | 20.0 | **42.0** | 24.0 | 26.0 | 28.0 | 76.0 | 74.0 |"]
+    held_out = "6.5 | 16.5 | 20.5 | **42.5** | 24.5 | 26.5 | 28.5"
+    assert lines[2:] == [f"| SMoPE | 2 | {held_out} | 76.5 ± 0.7 | 74.5 ± 0.7 | 74.7 ± 0.7 |"]
     lines = shrinkages({"10": tmp_path / "here"}, {"smope": "SMoPE"}).splitlines()
-    assert lines[2:] == ["| 10 | SMoPE | 26.0, 76.0 |  |  | 26.2, 76.2 |"]
+    assert lines[2:] == ["| 10 | SMoPE | 2 | 26.5, 76.5 |  |  | 26.7, 76.7 |"]
