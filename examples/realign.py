@@ -8,6 +8,8 @@ training images are seen by the prompts before and after that task, test images 
 of each class by the last ones. From these features the class statistics are carried through all tasks anew, as in
 training, for every combination of the grid, and the head is set from them in closed form. Settings of the grid:
 alignment (lda, ncm), alignment_shrinkage (a share, or "estimated"), drift_compensation, drift_shrinkage.
+drift_compensation=afresh is no method, as it needs the images of all tasks: their statistics under the last prompts,
+which show what is left to gain by any compensation.
 
 The folder gets realigned.json, beside the settings the final average accuracy on held-out and on test images (and the
 recall of the head, middle and tail third of the classes on test images for a run with an imbalance factor). Choose by
@@ -42,7 +44,7 @@ from smope_hf.safe_json import read_json
 from smope_hf.statistics_pass import carried_along
 from smope_hf.task_split import TaskSplit
 
-ESTIMATED = "estimated"
+ESTIMATED, AFRESH = "estimated", "afresh"
 HELD_OUT, TEST = "held_out", "test"
 
 
@@ -53,12 +55,14 @@ class TaskFeatures:
     Args:
         before: of its training images under the prompts before the task; None for the first.
         after: of the same images under the prompts after the task.
+        last: of the same images under the last prompts.
         labels: of the same images.
         probes: for held-out and test images features under the last prompts and class ids.
     """
 
     before: Tensor | None
     after: Tensor
+    last: Tensor
     labels: Tensor
     probes: dict[str, tuple[Tensor, Tensor]]
 
@@ -125,29 +129,30 @@ def features_of(run: Path, data, args, backbone: str | None, held_out: int) -> I
         probes = {TEST: tuple(taken([last], task.test))}
         if whole is not None:
             probes[HELD_OUT] = tuple(taken([last], held_out_images(task.train, whole[task.index].train, held_out)))
-        models = [model for model in (before, taken.model_after(task.index)) if model is not None]
+        after = taken.model_after(task.index)
+        models = [model for model in (before, after, last) if model is not None]
         with ExitStack() as raw:  # as class statistics are taken
             for model in models:
                 raw.enter_context(model.raw_routing())
-            *earlier, after, labels = taken(models, task.train)
-        before = models[-1]
-        yield TaskFeatures(earlier[0] if earlier else None, after, labels, probes)
+            *earlier, now, at_last, labels = taken(models, task.train)
+        before = after
+        yield TaskFeatures(earlier[0] if earlier else None, now, at_last, labels, probes)
 
 
-def statistics_of(tasks: list[TaskFeatures], args) -> ClassStatistics:
-    """Class statistics behind the last task, those of earlier tasks carried along as `args` says."""
+def statistics_of(tasks: list[TaskFeatures], args, afresh: bool) -> ClassStatistics:
+    """Class statistics behind the last task, those of earlier tasks carried along as `args` says or taken afresh."""
     known = ClassStatistics.empty(tasks[0].after.shape[1])
     for task in tasks:
         first = int(task.labels.min())
         accumulator = StatisticsAccumulator(int(task.labels.max()) + 1 - first, task.after.shape[1])
-        accumulator.update(task.after, task.labels - first)
+        accumulator.update(task.last if afresh else task.after, task.labels - first)
         known = carried_along(known, accumulator.result(), task.before, task.after, args)
     return known
 
 
-def measure(tasks: list[TaskFeatures], args, thirds: bool) -> dict:
+def measure(tasks: list[TaskFeatures], args, afresh: bool, thirds: bool) -> dict:
     """Final average accuracy on each kind of images, and recall by thirds of the classes where they are unequal."""
-    statistics = statistics_of(tasks, args)
+    statistics = statistics_of(tasks, args, afresh)
     head = torch.nn.Linear(statistics.mean.shape[1], len(statistics.count))
     align_classifier(head, statistics, 0, args, None)
     found: dict = {}
@@ -164,7 +169,7 @@ def measure(tasks: list[TaskFeatures], args, thirds: bool) -> dict:
 
 
 def arguments_of(combination: str, args):
-    """The run's settings with those of one combination of the grid.
+    """The run's settings with those of one combination of the grid, and whether its statistics are taken afresh.
 
     Raises:
         ValueError: for a setting that this script does not change, or a value that is not allowed.
@@ -176,10 +181,12 @@ def arguments_of(combination: str, args):
         if name not in kinds or (name == "alignment" and value not in ("lda", "ncm")):
             raise ValueError(
                 f"--grid with {part!r} is not allowed. Allowed: alignment=lda or ncm, and {', '.join(kinds)} with the "
-                "values that they have in training."
+                f"values that they have in training, {ESTIMATED} and {AFRESH}."
             )
         changed[name] = None if (name, value) == ("alignment_shrinkage", ESTIMATED) else kinds[name](value)
-    return replace(args, **changed)
+    if afresh := changed.get("drift_compensation") == AFRESH:
+        changed["drift_compensation"] = "none"
+    return replace(args, **changed), afresh
 
 
 def main():
@@ -210,7 +217,7 @@ def main():
         try:
             tasks = list(features_of(run, data, args, options.backbone, options.held_out))
             thirds = data.imbalance_factor > 1
-            rows = [{"settings": one, **measure(tasks, arguments_of(one, args), thirds)} for one in grid]
+            rows = [{"settings": one, **measure(tasks, *arguments_of(one, args), thirds)} for one in grid]
         except (ValueError, OSError) as error:
             sys.exit(f"error: {error}")
         write_json(run / "realigned.json", {"held_out_per_class": options.held_out, "rows": rows})

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from runs import read, tiny_stream
 from test_benchmark import benchmark
+
+from smope_hf import ContinualTrainingArguments
 
 SCRIPT = Path(__file__).resolve().parents[1] / "examples" / "realign.py"
 METHODS = ("smope", "dualprompt", "finetune")  # one whose backbone is in its checkpoints
@@ -38,12 +41,12 @@ def finished(tmp_path_factory):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_runs_own_settings_give_its_own_accuracy(method, finished, monkeypatch):
     run = finished / method / "seed-0"
-    grid = "drift_compensation=linear,none alignment_shrinkage=0.1,estimated"
+    grid = "drift_compensation=linear,none,afresh alignment_shrinkage=0.1,estimated"
     given = () if method == "finetune" else ("--backbone", "embedded")
     realign(monkeypatch, run, "--grid", grid, "--held_out", 3, *given)
     content, record = read(run, "realigned.json"), read(run, "record.json")["metrics"]
     rows = {row["settings"]: row for row in content["rows"]}
-    assert len(rows) == 4 and content["held_out_per_class"] == 3
+    assert len(rows) == 6 and content["held_out_per_class"] == 3
     assert all(0 < row["held_out"] <= 1 for row in rows.values())
     for kind, alignment in (("linear", "lda"), ("none", "lda-uncompensated")):
         row, expected = rows[f"drift_compensation={kind},alignment_shrinkage=0.1"], record[alignment]
@@ -81,3 +84,18 @@ def test_held_out_images_are_others_than_the_runs(monkeypatch):
     assert set(held_out.source_rows) < set(whole.source_rows)
     with pytest.raises(ValueError, match="--held_out needs training images that the run has not seen"):
         script.held_out_images(whole, whole, 2)
+
+
+def test_statistics_taken_afresh_are_those_of_all_images_under_the_last_prompts(monkeypatch):
+    script = load_script(monkeypatch)
+    args, afresh = script.arguments_of("drift_compensation=afresh", ContinualTrainingArguments("nowhere"))
+    assert afresh and args.drift_compensation == "none"
+    features = torch.randn(2, 3, 6, 4, generator=torch.Generator().manual_seed(0))
+    labels = [torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([2, 2, 2, 3, 3, 3])]
+    tasks = [script.TaskFeatures(*of, classes, {}) for of, classes in zip(features, labels, strict=True)]
+    found = script.statistics_of(tasks, args, afresh)
+    for task in tasks:
+        for label in task.labels.unique():
+            torch.testing.assert_close(found.mean[label].float(), task.last[task.labels == label].mean(dim=0))
+    other = script.statistics_of(tasks, *script.arguments_of("drift_compensation=none", args))
+    torch.testing.assert_close(other.mean[0].float(), tasks[0].after[:3].mean(dim=0))

@@ -136,7 +136,7 @@ def test_the_tables_of_realigned_runs_say_what_was_found(script, tmp_path):
     from results_realigned import PENALTIES, drift_penalties, shrinkages
 
     rows = []
-    for first, kind in enumerate(("none", "shift", "linear")):
+    for first, kind in enumerate(("none", "shift", "linear", "afresh")):
         for second, penalty in enumerate(PENALTIES):
             for third, shrinkage in enumerate(("0.001", "estimated")):
                 found = first / 10 + second / 50 + third / 500 + (0.2 if (kind, penalty) == ("linear", "1") else 0)
@@ -148,7 +148,7 @@ def test_the_tables_of_realigned_runs_say_what_was_found(script, tmp_path):
         moved = [row | {kind: row[kind] + more for kind in ("held_out", "test")} for row in rows]
         (folder / "realigned.json").write_text(json.dumps({"rows": moved}))
     lines = drift_penalties(tmp_path / "here", {"smope": "SMoPE", "l2p": "L2P"}).splitlines()
-    held_out = "6.5 | 16.5 | 20.5 | **42.5** | 24.5 | 26.5 | 28.5"
+    held_out = "6.5 | 16.5 | 20.5 | **42.5** | 24.5 | 26.5 | 28.5 | 36.5"
     assert lines[2:] == [f"| SMoPE | 2 | {held_out} | 76.5 ± 0.7 | 74.5 ± 0.7 | 74.7 ± 0.7 |"]
     lines = shrinkages({"10": tmp_path / "here"}, {"smope": "SMoPE"}).splitlines()
     assert lines[2:] == ["| 10 | SMoPE | 2 | 26.5, 76.5 |  |  | 26.7, 76.7 |"]
