@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from results_realigned import drift_penalties, shrinkages
+from results_realigned import drift_ceiling, drift_penalties, shrinkages
 from results_routing import draw_routing, routing_layers, routing_tasks
 from results_text import cell, table
 
@@ -306,6 +306,7 @@ TABLES = {
     "imbalance": imbalance,
     "tuning": tuning,
     "drift": drift,
+    "drift-ceiling": lambda: drift_ceiling(RECORDS / "cifar100-alignment", realigned_names()),
     "shrinkage": shrinkage,
 }
 

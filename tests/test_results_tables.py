@@ -133,7 +133,7 @@ def test_the_routing_tables_say_what_was_recorded(script, tmp_path):
 
 def test_the_tables_of_realigned_runs_say_what_was_found(script, tmp_path):
     """Numbers of their own in each place, so that none can stand for another."""
-    from results_realigned import PENALTIES, drift_penalties, shrinkages
+    from results_realigned import PENALTIES, drift_ceiling, drift_penalties, shrinkages
 
     rows = []
     for first, kind in enumerate(("none", "shift", "linear", "afresh")):
@@ -148,7 +148,10 @@ def test_the_tables_of_realigned_runs_say_what_was_found(script, tmp_path):
         moved = [row | {kind: row[kind] + more for kind in ("held_out", "test")} for row in rows]
         (folder / "realigned.json").write_text(json.dumps({"rows": moved}))
     lines = drift_penalties(tmp_path / "here", {"smope": "SMoPE", "l2p": "L2P"}).splitlines()
-    held_out = "6.5 | 16.5 | 20.5 | **42.5** | 24.5 | 26.5 | 28.5 | 36.5"
+    held_out = "6.5 | 16.5 | 20.5 | **42.5** | 24.5 | 26.5 | 28.5"
     assert lines[2:] == [f"| SMoPE | 2 | {held_out} | 76.5 ± 0.7 | 74.5 ± 0.7 | 74.7 ± 0.7 |"]
+    lines = drift_ceiling(tmp_path / "here", {"smope": "SMoPE"}).splitlines()
+    means = (6.5, 24.5, 36.5, 56.5, 74.5, 86.5)
+    assert lines[2:] == ["| SMoPE | 2 | " + " | ".join(f"{mean} ± 0.7" for mean in means) + " |"]
     lines = shrinkages({"10": tmp_path / "here"}, {"smope": "SMoPE"}).splitlines()
     assert lines[2:] == ["| 10 | SMoPE | 2 | 26.5, 76.5 |  |  | 26.7, 76.7 |"]
