@@ -34,6 +34,7 @@ FAA, CAA, FM = METRICS.values()
 ALIGNMENTS = ("none", "gaussian", "gaussian-full", "lda-uncompensated", "lda")
 SHORT = "cifar100-short"
 TUNING = "cifar100-tuning"
+ALIGNED = RECORDS / "cifar100-alignment"
 ROUTING = RECORDS / SHORT / "smope-record_routing=true" / "seed-0"
 PROMPT_METHODS = ("smope", "one-prompt", "coda-prompt", "l2p", "ovor", "dualprompt")
 YARDSTICKS = ("finetune", "linear", "lda", "ncm")
@@ -148,10 +149,23 @@ def differences(entries: dict[str, str], first: str) -> str:
         if runs := [run for run in runs_of(SHORT, entry) if run["settings"]["seed"] in reference]:
             same = [reference[run["settings"]["seed"]] for run in runs]
             row = [what, str(len(runs))]
-            for name in ("lda", "none"):
+            for name in ("lda", "lda-uncompensated", "none"):
                 row += [cell(values(runs, FAA, name)), cell(values(runs, FAA, name) - values(same, FAA, name), "+")]
             rows.append([*row, cell(values(runs, FM))])
-    return table([first, "seeds", "FAA, lda", "difference", "FAA, none", "difference", "FM, lda"], rows)
+    accuracies = [text for name in ("lda", "lda uncompensated", "none") for text in (f"FAA, {name}", "difference")]
+    return table([first, "seeds", *accuracies, "FM, lda"], rows)
+
+
+def sparsity() -> str:
+    """SMoPE beside one-prompt under each alignment, seed by seed."""
+    sparse, dense = runs_of(SHORT, "smope"), runs_of(SHORT, "one-prompt")
+    rows = []
+    for name in ALIGNMENTS:
+        accuracies, forgetting = ([values(runs, metric, name) for runs in (sparse, dense)] for metric in (FAA, FM))
+        rows.append(
+            [name, *map(cell, accuracies), *(cell(ours - other, "+") for ours, other in (accuracies, forgetting))]
+        )
+    return table(["alignment", "FAA, SMoPE", "FAA, one-prompt", "difference", "difference in FM"], rows)
 
 
 def published() -> str:
@@ -282,15 +296,10 @@ def realigned_names() -> dict[str, str]:
 
 def shrinkage() -> str:
     """What the shrinkage of lda's covariance is worth, by the number of training images."""
-    efficiency, short = RECORDS / "cifar100-efficiency", RECORDS / "cifar100-alignment"
-    places = {"10": efficiency / "0010-per-class", "25": efficiency / "0025-per-class", "100": short}
+    efficiency = RECORDS / "cifar100-efficiency"
+    places = {"10": efficiency / "0010-per-class", "25": efficiency / "0025-per-class", "100": ALIGNED}
     places["1 to 100"] = RECORDS / "cifar100-imbalance-100"
     return shrinkages(places, realigned_names())
-
-
-def drift() -> str:
-    """What the penalty on the drift's map is worth to each method."""
-    return drift_penalties(RECORDS / "cifar100-alignment", realigned_names())
 
 
 TABLES = {
@@ -298,6 +307,7 @@ TABLES = {
     "overview": overview,
     "stages": stages,
     "ablations": lambda: differences(ABLATIONS, "taken away"),
+    "sparsity": sparsity,
     "sweeps": lambda: differences(SWEEPS, "setting"),
     "published": published,
     "routing-layers": lambda: routing_layers(ROUTING),
@@ -305,8 +315,8 @@ TABLES = {
     "sample-efficiency": sample_efficiency,
     "imbalance": imbalance,
     "tuning": tuning,
-    "drift": drift,
-    "drift-ceiling": lambda: drift_ceiling(RECORDS / "cifar100-alignment", realigned_names()),
+    "drift": lambda: drift_penalties(ALIGNED, realigned_names()),
+    "drift-ceiling": lambda: drift_ceiling(ALIGNED, realigned_names()),
     "shrinkage": shrinkage,
 }
 

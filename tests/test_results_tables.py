@@ -66,9 +66,12 @@ def test_every_number_is_the_mean_over_the_seeds_with_its_spread(script, monkeyp
     monkeypatch.setattr(script, "RECORDS", tmp_path)
     assert "| SMoPE | lda | 2 | 55.0 ± 7.1 |" in script.overview()
     # 50 - 10 and 60 - 20 against 50 and 60
-    assert "| adaptive noise | 2 | 40.0 ± 0.0 | -15.0 ± 7.1 | 55.0 ± 7.1 | +0.0 ± 0.0 |" in script.differences(
-        script.ABLATIONS, "taken away"
+    without_noise = (
+        "| adaptive noise | 2 | 40.0 ± 0.0 | -15.0 ± 7.1 | 55.0 ± 7.1 | +0.0 ± 0.0 | 55.0 ± 7.1 | +0.0 ± 0.0 |"
     )
+    assert without_noise in script.differences(script.ABLATIONS, "taken away")
+    (tmp_path / script.SHORT / "smope-noise_epsilon=0.0").rename(tmp_path / script.SHORT / "one-prompt")
+    assert "| lda | 55.0 ± 7.1 | 40.0 ± 0.0 | +15.0 ± 7.1 | +0.0 ± 0.0 |" in script.sparsity()
 
 
 def test_pictures_show_the_means_of_the_records(script, monkeypatch):
