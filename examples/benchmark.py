@@ -33,6 +33,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from benchmark_entries import parse_entry, read_seeds
 from torch.utils.flop_counter import FlopCounterMode
 
 from smope_hf.accuracy_matrix import AccuracyMatrix
@@ -61,12 +62,6 @@ DEFAULTS = {
     if (s.default, s.default_factory) != (MISSING, MISSING)
 }
 LISTS = {s.name for kind in RUN_ARGUMENTS for s in fields(kind) if "list" in str(field_kind(kind, s.name)[0])}
-
-
-def parse_entry(entry: str) -> tuple[str, dict[str, str]]:
-    """A method and its settings from `name:setting=value,setting=value`."""
-    name, _, settings = entry.partition(":")
-    return name, dict(part.split("=", 1) for part in settings.split(",") if part)
 
 
 def command_line(entry: str, seed: int, folder: Path, alignments: list[str], rest: list[str]) -> list[str]:
@@ -292,7 +287,12 @@ def main():
         rest = [options.recipe, *rest]
     separator = " " if set(" :") & set(options.methods) else ","
     entries = [entry for entry in options.methods.split(separator) if entry]
-    seeds = [int(seed) for seed in options.seeds.split(",")]
+    try:
+        seeds = read_seeds(options.seeds)
+        for entry in entries:
+            parse_entry(entry)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     alignments = [name for name in options.alignments.split(",") if name]
     folders = {}
     for entry in entries:

@@ -39,12 +39,16 @@ from smope_hf.checkpoint import task_folder
 from smope_hf.class_recall import recall_by_frequency, recall_of_classes
 from smope_hf.files import write_json
 from smope_hf.hub import find_checkpoint
+from smope_hf.image_check import checked_stream
+from smope_hf.prompt_methods import PROMPT_METHODS
 from smope_hf.run_arguments import build_arguments, load_stream
 from smope_hf.safe_json import read_json
 from smope_hf.statistics_pass import carried_along
+from smope_hf.task_manifest import manifest_differences
 from smope_hf.task_split import TaskSplit
 
 ESTIMATED, AFRESH = "estimated", "afresh"
+CLOSED_FORMS = ("lda", "ncm")
 HELD_OUT, TEST = "held_out", "test"
 
 
@@ -119,11 +123,35 @@ def held_out_images(used: TaskSplit, whole: TaskSplit, per_class: int) -> TaskSp
     return whole.without(others.tolist(), ())
 
 
+def usable(stream, run: Path, args, accelerator):
+    """The stream without images that cannot be used, where the run has left some out."""
+    skipped = read_json(run / "manifest.json")["information"]["skipped_images"]
+    return checked_stream(stream, args, accelerator) if skipped else stream
+
+
+def stream_of(run: Path, data, args, accelerator):
+    """The run's own tasks.
+
+    Raises:
+        ValueError: when the run is not whole, or the data set now holds other images than the run has learned.
+    """
+    stream = usable(load_stream(data), run, args, accelerator)
+    if missing := [task_folder(run, task.index) for task in stream if not task_folder(run, task.index).is_dir()]:
+        raise ValueError(f"{missing[0]} is missing. Give a run that is whole, with the checkpoints of all its tasks.")
+    if differences := manifest_differences(read_json(run / "manifest.json"), stream.manifest()):
+        raise ValueError(
+            f"{run} has learned other tasks than these of --dataset {data.dataset}: {'; '.join(differences)}. Give "
+            "the data set that it was trained on."
+        )
+    return stream
+
+
 def features_of(run: Path, data, args, backbone: str | None, held_out: int) -> Iterator[TaskFeatures]:
     """The features of a run, task by task."""
     taken = FeaturePass(run, args, backbone)
-    stream = load_stream(data)
-    whole = load_stream(replace(data, max_train_samples_per_class=None, imbalance_factor=1.0)) if held_out else None
+    stream = stream_of(run, data, args, taken.accelerator)
+    everything = replace(data, max_train_samples_per_class=None, imbalance_factor=1.0)
+    whole = usable(load_stream(everything), run, args, taken.accelerator) if held_out else None
     last, before = taken.model_after(len(stream) - 1), None
     for task in tqdm(stream, desc=str(run), disable=not sys.stderr.isatty()):
         probes = {TEST: tuple(taken([last], task.test))}
@@ -168,17 +196,22 @@ def measure(tasks: list[TaskFeatures], args, afresh: bool, thirds: bool) -> dict
     return found
 
 
-def arguments_of(combination: str, args):
+def arguments_of(combination: str, args, closed_form: str | None = None):
     """The run's settings with those of one combination of the grid, and whether its statistics are taken afresh.
+
+    Args:
+        combination: `name=value,name=value`.
+        args: [`ContinualTrainingArguments`] of the run.
+        closed_form: the alignment of a method that has one of its own.
 
     Raises:
         ValueError: for a setting that this script does not change, or a value that is not allowed.
     """
     kinds = {"alignment": str, "drift_compensation": str, "drift_shrinkage": float, "alignment_shrinkage": float}
-    changed: dict = {}
+    changed: dict = {} if closed_form is None else {"alignment": closed_form}
     for part in combination.split(","):
         name, _, value = part.partition("=")
-        if name not in kinds or (name == "alignment" and value not in ("lda", "ncm")):
+        if name not in kinds or (name == "alignment" and value not in CLOSED_FORMS):
             raise ValueError(
                 f"--grid with {part!r} is not allowed. Allowed: alignment=lda or ncm, and {', '.join(kinds)} with the "
                 f"values that they have in training, {ESTIMATED} and {AFRESH}."
@@ -186,7 +219,13 @@ def arguments_of(combination: str, args):
         changed[name] = None if (name, value) == ("alignment_shrinkage", ESTIMATED) else kinds[name](value)
     if afresh := changed.get("drift_compensation") == AFRESH:
         changed["drift_compensation"] = "none"
-    return replace(args, **changed), afresh
+    args = replace(args, **changed)
+    if args.alignment not in CLOSED_FORMS:
+        raise ValueError(
+            f"alignment = {args.alignment!r}, the run's own, is none that statistics alone decide. Put alignment=lda "
+            "or alignment=ncm into --grid."
+        )
+    return args, afresh
 
 
 def main():
@@ -206,18 +245,20 @@ def main():
         for run in options.runs:
             there = {"dataset": options.dataset, "output_dir": str(run)}
             given = {name: value for name, value in read_json(run / "settings.json").items() if value is not None}
-            _, data, args = settings[run] = build_arguments(given | there)
+            model, data, args = build_arguments(given | there)
+            closed_form = PROMPT_METHODS[model.method].closed_form if model.method in PROMPT_METHODS else None
+            settings[run] = data, args, closed_form
             if data.joint or args.statistics != "eval":
                 raise ValueError(f"{run}: only a run task after task with statistics = 'eval' can be aligned anew.")
             for combination in grid:
-                arguments_of(combination, args)
+                arguments_of(combination, args, closed_form)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    for run, (_, data, args) in settings.items():
+    for run, (data, args, closed_form) in settings.items():
         try:
             tasks = list(features_of(run, data, args, options.backbone, options.held_out))
             thirds = data.imbalance_factor > 1
-            rows = [{"settings": one, **measure(tasks, *arguments_of(one, args), thirds)} for one in grid]
+            rows = [{"settings": one, **measure(tasks, *arguments_of(one, args, closed_form), thirds)} for one in grid]
         except (ValueError, OSError) as error:
             sys.exit(f"error: {error}")
         write_json(run / "realigned.json", {"held_out_per_class": options.held_out, "rows": rows})

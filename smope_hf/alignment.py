@@ -122,7 +122,9 @@ def estimated_shrinkage(covariance: Tensor, samples: int) -> float:
     return min(float((square + mean.square()) / spread), 1.0) if spread > 0 else 1.0
 
 
-def check_images_suffice(alignments: Sequence[str], shrinkage: float | None, stream: Sequence, known: ClassStatistics):
+def check_images_suffice(
+    alignments: Sequence[str], shrinkage: float | None, stream: Sequence, known: ClassStatistics, closed_form: bool
+):
     """Refuse, before anything is trained, lda without shrinkage where the images are too few for its covariance.
 
     Args:
@@ -130,6 +132,7 @@ def check_images_suffice(alignments: Sequence[str], shrinkage: float | None, str
         shrinkage: `alignment_shrinkage`.
         stream: the tasks; those with training images are still to be learned.
         known: statistics of the classes learned.
+        closed_form: whether nothing is trained, so that the first task's head is set from statistics too.
 
     Raises:
         ValueError: naming the first task behind which the covariance has no inverse.
@@ -140,7 +143,8 @@ def check_images_suffice(alignments: Sequence[str], shrinkage: float | None, str
         if task.train is None:
             continue
         images, classes = images + len(task.train), classes + len(task.class_names)
-        if task.index > 0 and classes < images < classes + features:  # one image of each class needs no covariance
+        of_first = task.index == 0 and not closed_form  # whose head is left as trained
+        if not of_first and classes < images < classes + features:  # one image of each class needs no covariance
             raise ValueError(
                 f"alignment_shrinkage = {shrinkage} is not allowed with the alignment {used[0]!r} here: behind task "
                 f"{task.index + 1} there are {images} images of {classes} classes, and a covariance of {features} "
@@ -199,7 +203,11 @@ class GaussianSampler:
         if full:
             covariance = statistics.covariance()
             covariance.diagonal().add_(VARIANCE_FLOOR)
-            self.spread = torch.linalg.cholesky(covariance).float().T.contiguous()  # (D, D)
+            factor, failed = torch.linalg.cholesky_ex(covariance)
+            if bool(failed):  # the stored float32 scatter can be less than positive by its rounding
+                covariance.diagonal().add_(torch.finfo(torch.float32).eps * covariance.trace())
+                factor = torch.linalg.cholesky(covariance)
+            self.spread = factor.float().T.contiguous()  # (D, D)
         else:
             self.spread = (statistics.variance + VARIANCE_FLOOR).sqrt()  # (C, D)
 

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from .alignment import ClassStatistics
 
+ROWS = 4096  # features that are brought to float64 at a time
+
 
 @dataclass
 class FeatureDrift:
@@ -38,16 +40,19 @@ class FeatureDrift:
             shrinkage: ridge penalty over the mean variance of `before`, above 0; more holds the map closer to a
                 common shift. For "linear" only.
         """
-        before = before.double()
-        movement = after.double() - before
-        centre, shift = before.mean(dim=0), movement.mean(dim=0)
+        centre = before.mean(dim=0, dtype=torch.float64)
+        shift = after.mean(dim=0, dtype=torch.float64) - centre
         matrix = torch.zeros(len(centre), len(centre), dtype=torch.float64)
-        centred = before - centre
-        covariance = centred.T @ centred / len(before)
-        variance = covariance.diagonal().mean()
-        if kind == "linear" and variance > 0:  # equal features tell nothing beyond their shift
-            covariance.diagonal().add_(shrinkage * variance)
-            matrix = torch.linalg.solve(covariance, centred.T @ (movement - shift) / len(before))
+        if kind == "linear":
+            covariance, crossed = torch.zeros_like(matrix), torch.zeros_like(matrix)
+            for first, then in zip(before.split(ROWS), after.split(ROWS), strict=True):
+                centred = first.double() - centre
+                covariance.addmm_(centred.T, centred)
+                crossed.addmm_(centred.T, then.double() - centre - shift - centred)
+            variance = covariance.diagonal().mean() / len(before)
+            if variance > 0:  # equal features tell nothing beyond their shift
+                covariance.diagonal().add_(shrinkage * variance * len(before))
+                matrix = torch.linalg.solve(covariance, crossed)
         return cls(centre, shift, matrix)
 
     def applied(self, statistics: ClassStatistics) -> ClassStatistics:

@@ -46,19 +46,28 @@ class OnePromptWithOutliers(PromptMethod):
     def loss(self, features: Tensor, labels: Tensor, head: nn.Linear, first: int) -> Tensor:
         """Hold the head's best score above a margin on the data, and below its negative on the outliers."""
         features = features.detach().to(head.weight.dtype)
-        outliers = self.outliers(features, labels)
+        outliers, apart = self.outliers(features, labels)
         real, virtual = (
             F.linear(x, head.weight[first:], head.bias[first:]).amax(dim=-1) for x in (features, outliers)
         )
         margin = self.settings["margin"]
-        hinge = F.relu(margin - real).square().mean() + F.relu(margin + virtual).square().mean()
-        return self.settings["outlier_coef"] * hinge
+        of_virtual = (F.relu(margin + virtual).square() * apart).sum() / apart.sum().clamp(min=1)
+        return self.settings["outlier_coef"] * (F.relu(margin - real).square().mean() + of_virtual)
 
-    def outliers(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Noise around the features that are farthest from their class's mean in the batch: (B, D) -> (R, D)."""
+    def outliers(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise around the features that are farthest from their class's mean in the batch.
+
+        Args:
+            features: (B, D).
+            labels: (B,).
+
+        Returns:
+            Outliers (R, D), and (R,) 1 for each but 0 where the feature is the only one of its class in the batch:
+            nothing says there which way is out, and the outlier would be the feature itself.
+        """
         same = (labels.unsqueeze(1) == labels).to(features.dtype)  # (B, B)
         deviation = features - same @ features / same.sum(dim=1, keepdim=True)
         rim = deviation.norm(dim=-1).topk(max(1, round(self.settings["outlier_share"] * len(features)))).indices
         spread = deviation.square().mean(dim=0).sqrt()  # (D,)
         away = deviation[rim] + self.settings["outlier_noise"] * spread * torch.randn_like(features[rim])
-        return features[rim] + away
+        return features[rim] + away, (same.sum(dim=1)[rim] > 1).to(features.dtype)

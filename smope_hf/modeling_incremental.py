@@ -195,15 +195,22 @@ class IncrementalClassifier(AdapterCheckpointMixin, PreTrainedModel):
 
     @torch.no_grad()
     def backbone_features(self, pixel_values: Tensor, interpolate_pos_encoding: bool | None = None) -> Tensor:
-        """Pooled features of the backbone alone, without prompts: (B, 3, height, width) -> (B, D)."""
+        """Pooled features of the backbone alone, without prompts: (B, 3, height, width) -> (B, D).
+
+        In training as in evaluation: a backbone's own dropout and drop path are off.
+        """
         modules = self.family.attention_modules(self.backbone)
         bound = [module for module in modules if self.BINDING in module.__dict__]
         parts = [module.__dict__.pop(self.BINDING) for module in bound]
+        training = [module for module in self.backbone.modules() if module.training]
+        self.backbone.eval()
         try:
             tokens = self._run_backbone(pixel_values, interpolate_pos_encoding).last_hidden_state
         finally:
             for module, part in zip(bound, parts, strict=True):
                 module.__dict__[self.BINDING] = part
+            for module in training:
+                module.training = True
         return self.family.pool(self.backbone, tokens, self.config.pooling)
 
     # ------------------------------------------------------------------ what a trainer calls

@@ -127,9 +127,9 @@ class PromptedForImageClassification(IncrementalClassifier):
         query = None
         if self.prompts.needs_query:
             query = at_least_float32(self.backbone_features(pixel_values, interpolate_pos_encoding))
-        with without_autocast(pixel_values):  # so that rounding does not choose an image's prompts
-            for position, prefix in enumerate(self.prefixes):
-                prefix.set(*self.prompts.prefixes(position, query))
+        for position, prefix in enumerate(self.prefixes):
+            with without_autocast(pixel_values):  # so that rounding does not choose an image's prompts
+                prefix.set(*(self.prompts.prefixes(position, query) or (None, None)))
         outputs = self._run_backbone(
             pixel_values,
             interpolate_pos_encoding,

@@ -97,15 +97,18 @@ class OtherAlignments:
         if index > 1:  # the one before serves while this task's folder is being written
             _file(output_dir, index - 2).unlink(missing_ok=True)
 
-    def load(self, output_dir: str | Path, index: int, num_classes: int):
+    def load(self, output_dir: str | Path, index: int, trained: IncrementalHead):
         """Go on behind the task with this index.
+
+        Args:
+            trained: the run's head behind that task; the others come to its device.
 
         Raises:
             ValueError: when what was kept is missing or does not fit; the message says what to do.
         """
         if not self.names:
             return
-        file = _file(output_dir, index)
+        file, num_classes = _file(output_dir, index), trained.out_features
         try:
             tensors = load_file(file)
         except (OSError, SafetensorError) as error:
@@ -121,7 +124,7 @@ class OtherAlignments:
                 raise ValueError(f"{file} holds {found} as {name}, not a tensor of {shape}. {_ADVICE}")
         self.uncompensated = ClassStatistics(**{part: tensors[f"{UNCOMPENSATED}.{part}"] for part in empty})
         for name in self.names:
-            self.heads[name] = _head(tensors[f"{name}.weight"], tensors[f"{name}.bias"])
+            self.heads[name] = _head(tensors[f"{name}.weight"], tensors[f"{name}.bias"]).to(trained.weight)
             rows = tensors[f"{name}.accuracies"].tolist()
             self.matrices[name] = AccuracyMatrix([row[: task + 1] for task, row in enumerate(rows)])
 

@@ -33,8 +33,8 @@ class Prefix:
     def __reduce__(self):
         return Prefix, ()  # a copy is of the model, not of the batch at hand, whose graph cannot be copied
 
-    def set(self, keys: Tensor, values: Tensor):
-        """Take those of the next pass."""
+    def set(self, keys: Tensor | None, values: Tensor | None):
+        """Take those of the next pass; None for no prefix in it."""
         self.keys, self.values, self.used = keys, values, False
 
     def check_used(self):
@@ -53,9 +53,11 @@ class Prefix:
 
 def with_prefix(prefix: Prefix | None, key: Tensor, value: Tensor, mask: Tensor | None):
     """Put the prefix before the tokens: keys and values (B, H, P + N, d), and a mask that lets every row see it."""
-    if prefix is None or prefix.keys is None:
+    if prefix is None:
         return key, value, mask
     prefix.used = True
+    if prefix.keys is None:
+        return key, value, mask
     batch = (key.shape[0], -1, -1, -1)
     key = torch.cat([prefix.keys.to(key.dtype).expand(batch), key], dim=2)
     value = torch.cat([prefix.values.to(value.dtype).expand(batch), value], dim=2)

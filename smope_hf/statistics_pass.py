@@ -26,7 +26,7 @@ def take_statistics(trainer, task: Task, images: DecodedImages, keep_features: b
     Returns:
         The [`ClassStatistics`] of the task's classes, and the features (N, D) on the CPU or None.
     """
-    model, device = trainer.model, trainer.accelerator.device
+    model, device = trainer.model.eval(), trainer.accelerator.device
     accumulator = StatisticsAccumulator(len(task.class_names), model.config.hidden_size, device)
     kept = []
     with model.raw_routing():

@@ -112,7 +112,10 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
         self.state = state or RunState(ClassStatistics.empty(model.config.hidden_size))
         self.others = OtherAlignments(args, model)
         own = model.closed_form or args.alignment
-        check_images_suffice([own, *self.others.names], args.alignment_shrinkage, self.stream, self.state.statistics)
+        check_images_suffice(
+            [own, *self.others.names], args.alignment_shrinkage, self.stream, self.state.statistics,
+            closed_form=model.closed_form is not None,
+        )  # fmt: skip
         self.yardsticks: dict[str, AccuracyMatrix] = {}
         where = args.image_cache_dir or args.output_dir
         self._images = ImageStore(self.image_processor, size, args.image_cache_gib * 2**30, where)

@@ -76,7 +76,7 @@ class KeepsRunFolder:
             attn_implementation=self.model.config._attn_implementation,
         )
         check_same_run(folder, saved, self.args.recipe(), manifest["protocol_hash"], model.config, self.model.config)
-        self.others.load(self.args.output_dir, len(model.config.tasks) - 1, model.config.num_labels)
+        self.others.load(self.args.output_dir, len(model.config.tasks) - 1, model.classifier)
         statistics, usage_history = checkpoint.load_statistics(folder)
         self.model = model.to(self.accelerator.device)
         self.state = RunState.from_saved(saved, statistics, usage_history)

@@ -19,6 +19,7 @@ from .seeding import derive_seed
 def frozen_features(trainer, images: DecodedImages) -> Tensor:
     """Pooled features of the backbone without any prompt, (n, D) float32, under the evaluation transform."""
     accelerator = trainer.accelerator
+    trainer.model.eval()
     features = []
     for pixels, _, _, batch_size in GlobalBatches(images, trainer.args.eval_batch_size, accelerator)():
         with accelerator.autocast():

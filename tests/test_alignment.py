@@ -224,15 +224,25 @@ def test_too_few_images_for_lda_are_known_before_training():
 
     none, known = ClassStatistics.empty(6), statistics_of(*make_features([4, 4]))
     with pytest.raises(ValueError, match="'lda-uncompensated' here: behind task 2 there are 9 images.* 10"):
-        check_images_suffice(["none", "lda-uncompensated"], 0, tasks(5, 4, 50), none)
+        check_images_suffice(["none", "lda-uncompensated"], 0, tasks(5, 4, 50), none, False)
     with pytest.raises(ValueError, match="behind task 3 there are 9 images"):  # task 2 has one image of each class
-        check_images_suffice(["lda"], 0, tasks(2, 2, 5), none)
+        check_images_suffice(["lda"], 0, tasks(2, 2, 5), none, False)
     with pytest.raises(ValueError, match="behind task 2 there are 9 images of 4 classes"):
-        check_images_suffice(["lda"], 0, tasks(1, first=1), known)
-    check_images_suffice(["lda"], 0, tasks(2, first=1), known)
-    check_images_suffice(["lda"], 0, tasks(5, 5), none)
-    check_images_suffice(["lda"], 0.001, tasks(5, 4), none)
-    check_images_suffice(["gaussian-full", "ncm"], 0, tasks(5, 4), none)
+        check_images_suffice(["lda"], 0, tasks(1, first=1), known, False)
+    with pytest.raises(ValueError, match="behind task 1 there are 5 images of 2 classes"):  # the only head it has
+        check_images_suffice(["lda"], 0, tasks(5, 5), none, True)
+    check_images_suffice(["lda"], 0, tasks(2, first=1), known, False)
+    check_images_suffice(["lda"], 0, tasks(5, 5), none, False)
+    check_images_suffice(["lda"], 0.001, tasks(5, 4), none, False)
+    check_images_suffice(["gaussian-full", "ncm"], 0, tasks(5, 4), none, False)
+
+
+def test_samples_are_drawn_from_a_covariance_that_rounding_left_indefinite():
+    generator = torch.Generator().manual_seed(0)
+    features = 200 * torch.randn(200, 384, generator=generator)  # fewer images than dimensions, far from 1
+    sampler = GaussianSampler(statistics_of(features, torch.zeros(200, dtype=torch.long)), True, generator)
+    drawn = sampler(torch.zeros(4000, dtype=torch.long))
+    assert (drawn.var(dim=0).mean() / features.var(dim=0).mean()).item() == pytest.approx(1, abs=0.05)
 
 
 # ---------------------------------------------------------------------- samples

@@ -28,7 +28,9 @@ pytestmark = pytest.mark.slow
 def load_benchmark():
     spec = importlib.util.spec_from_file_location("example_benchmark", BENCHMARK)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.syspath_prepend(BENCHMARK.parent)  # as for a script that is run
+        spec.loader.exec_module(module)
     return module
 
 
@@ -228,6 +230,12 @@ def test_a_mistake_is_found_before_anything_is_trained(tmp_path, monkeypatch):
     monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a run was started"))
     with pytest.raises(SystemExit, match="epochs = 0 is not allowed"):
         benchmark(monkeypatch, tmp_path / "new", methods="smope lda:epochs=0")
+    for entry in ("smope:top_k", "smope:top-k=3", "smope:evaluate_o=test", "smope:top_k=3,top_k=4"):
+        with pytest.raises(SystemExit, match=f"--methods '{entry}' is not allowed, because of '"):
+            benchmark(monkeypatch, tmp_path / "new", methods=f"lda {entry}")
+    for seeds in ("0,0", "0,01,1", "0,one", "0,", "-1"):
+        with pytest.raises(SystemExit, match=f"--seeds '{seeds}' is not allowed"):
+            benchmark(monkeypatch, tmp_path / "new", f"--seeds={seeds}", methods="lda")
     assert not (tmp_path / "new").exists()
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from runs import save_backbone, tensors, tiny_args, tiny_stream, tiny_trainer
 
+from smope_hf import drift as drift_module
 from smope_hf.alignment import ClassStatistics, StatisticsAccumulator
 from smope_hf.callbacks import ContinualCallback
 from smope_hf.drift import FeatureDrift
@@ -42,6 +43,21 @@ def test_a_linear_movement_is_followed_exactly():
     assert torch.equal(moved.count, expected.count)
     before = statistics_of(old, labels)
     assert (before.mean - expected.mean).abs().max() > 1 and (before.scatter - expected.scatter).abs().max() > 10
+
+
+def test_the_map_does_not_depend_on_how_many_features_are_taken_at_a_time(monkeypatch):
+    rows, _ = features(400, seed=1)
+    whole = FeatureDrift.between(rows, affine(rows), "linear", shrinkage=0.5)
+    centred = rows - rows.mean(dim=0)
+    moved = affine(rows) - rows
+    covariance = centred.T @ centred / 400
+    penalty = 0.5 * covariance.diagonal().mean() * torch.eye(SIZE, dtype=torch.float64)
+    expected = torch.linalg.solve(covariance + penalty, centred.T @ (moved - moved.mean(dim=0)) / 400)
+    torch.testing.assert_close(whole.matrix, expected)
+    monkeypatch.setattr(drift_module, "ROWS", 7)
+    parts = FeatureDrift.between(rows, affine(rows), "linear", shrinkage=0.5)
+    torch.testing.assert_close(parts.matrix, whole.matrix)
+    torch.testing.assert_close(parts.shift, moved.mean(dim=0))
 
 
 def test_variances_are_followed_where_the_dimensions_are_independent():

@@ -58,6 +58,13 @@ def test_an_exported_model_is_of_no_device(tmp_path):
     assert not [name for name in names if "cpu" in name] and any("scaled_dot_product" in name for name in names)
 
 
+@pytest.mark.parametrize("kind", exporting.FORMATS)
+def test_a_method_without_prompts_is_exported(kind, tmp_path):
+    model = PromptedForImageClassification.from_backbone(tiny_model().backbone, method="linear")
+    model.begin_task(["a", "b"])
+    assert export_model(model, (16, 16), tmp_path / exporting.FORMATS[kind], kind) <= 1e-4
+
+
 @pytest.mark.parametrize("method", [name for name in PROMPT_METHODS if PROMPT_METHODS[name].layers])
 def test_rivals_are_exported_too(method, tmp_path):
     model = PromptedForImageClassification.from_backbone(tiny_model().backbone, method=method)

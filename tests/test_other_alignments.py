@@ -68,6 +68,20 @@ def test_a_resumed_run_goes_on_with_every_head(backbone, tmp_path):
     assert read(tmp_path / "cut", "metrics.json")["other_alignments"] == expected["other_alignments"]
 
 
+def test_heads_that_are_loaded_come_to_the_runs_device(tmp_path):
+    """Nothing aligns them once more where a run is resumed behind its last task."""
+    model = SimpleNamespace(config=SimpleNamespace(hidden_size=3, tasks=[]), closed_form=None)
+    args = tiny_args(tmp_path, alignment="none", compare_alignments=["ncm"])
+    others = OtherAlignments(args, model)
+    statistics = ClassStatistics(torch.eye(3)[:2], torch.ones(2, 3), torch.tensor([9, 9]), torch.eye(3))
+    others.align(IncrementalHead(3, 0).grown(2), statistics, statistics, SimpleNamespace(index=0, class_ids=range(2)))
+    others.add_rows([[0.5]])
+    others.save(tmp_path, 0)
+    again = OtherAlignments(args, model)
+    again.load(tmp_path, 0, IncrementalHead(3, 0).grown(2).to("meta"))
+    assert again.heads["ncm"].weight.device.type == "meta"
+
+
 def test_what_was_kept_and_is_broken_is_refused_by_name(backbone, tmp_path):
     trainer_of("smope", backbone, tmp_path, compare_alignments=["none"]).train()
     file = tmp_path / FOLDER / "task-03.safetensors"

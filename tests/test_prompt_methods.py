@@ -308,11 +308,125 @@ def test_outliers_lie_beyond_the_rim():
     model = tiny_prompted("ovor")
     features = torch.randn(12, 32, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(12) % 3
-    found = model.prompts.outliers(features, labels)
+    found, apart = model.prompts.outliers(features, labels)
+    assert bool((apart == 1).all())
     means = torch.stack([features[labels == index].mean(dim=0) for index in range(3)])
     assert found.shape == (3, 32)
     nearest = torch.cdist(found, means).amin(dim=1)
     assert bool((nearest > (features - means[labels]).norm(dim=-1).median()).all())
+
+
+def head_over(classes, seed=7):
+    torch.manual_seed(seed)
+    return torch.nn.Linear(32, classes)
+
+
+def test_l2p_pulls_the_chosen_keys_towards_the_query():
+    prompts = tiny_prompted("l2p").prompts
+    query = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
+    prompts.prefixes(0, query)
+    cosine = torch.nn.functional.cosine_similarity(query[:, None], prompts.keys[None], dim=-1)  # (B, S)
+    expected = 0.1 * (1 - cosine.sort(descending=True).values[:, :2]).sum(dim=1).mean()
+    torch.testing.assert_close(prompts.loss(query, torch.zeros(4), head_over(6), 3), expected)
+
+
+def test_dualprompt_pulls_the_current_tasks_key_towards_the_query():
+    prompts = tiny_prompted("dualprompt").prompts
+    query = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
+    prompts.prefixes(0, query)
+    loss = prompts.loss(query, torch.zeros(4), head_over(6), 3)
+    torch.testing.assert_close(
+        loss, (1 - torch.nn.functional.cosine_similarity(query, prompts.keys[1][None], dim=-1)).mean()
+    )
+    loss.backward()
+    assert prompts.keys[0].grad is None and bool(prompts.keys[1].grad.any())
+
+
+def test_coda_keeps_components_apart_where_it_is_told():
+    prompts = tiny_prompted("coda-prompt").prompts
+    with torch.no_grad():
+        prompts.keys[1][0, 0] = prompts.keys[0][0, 0]  # in one layer two equal unit keys, across two tasks
+    labels = torch.zeros(4)
+    assert prompts.loss(torch.zeros(4, 32), labels, head_over(6), 3) == 0
+    prompts.settings["ortho_coef"] = 0.5
+    others = (
+        torch.cat([*prompts.keys], dim=1)[0] @ prompts.keys[0][0, 0]
+    )  # (6,) cosines to the one that is there twice
+    off = 2 * (others.square().sum() - 1)  # both orders of each pair; its own 1 is on the diagonal
+    expected = 0.5 * off / (len(prompts.prompt_layers) * 6 * 6)
+    torch.testing.assert_close(
+        prompts.loss(torch.zeros(4, 32), labels, head_over(6), 3), expected, atol=1e-6, rtol=1e-4
+    )
+
+
+def test_ovor_holds_the_new_rows_alone_up_on_images_and_down_on_outliers():
+    prompts, head = tiny_prompted("ovor").prompts, head_over(6)
+    features = torch.randn(12, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    labels = 3 + torch.arange(12) % 3
+    torch.manual_seed(1)
+    loss = prompts.loss(features, labels, head, 3)
+    loss.backward()
+    assert features.grad is None  # nothing reaches the prompt
+    assert not head.weight.grad[:3].any() and bool(head.weight.grad[3:].any())
+    torch.manual_seed(1)
+    outliers, _ = prompts.outliers(features.detach(), labels)
+    best, best_virtual = ((x @ head.weight[3:].T + head.bias[3:]).amax(dim=1) for x in (features, outliers))
+    expected = (1 - best).clamp(min=0).square().mean() + (1 + best_virtual).clamp(min=0).square().mean()
+    torch.testing.assert_close(loss, 0.1 * expected)
+
+
+def test_a_feature_alone_of_its_class_has_no_outlier():
+    prompts, head = tiny_prompted("ovor").prompts, head_over(6)
+    features = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
+    _, apart = prompts.outliers(features, torch.arange(3, 6))
+    assert not apart.any()
+    real = (features @ head.weight[3:].T + head.bias[3:]).amax(dim=1)
+    loss = prompts.loss(features, torch.arange(3, 6), head, 3)
+    torch.testing.assert_close(loss, 0.1 * (1 - real).clamp(min=0).square().mean())
+
+
+def test_the_query_is_that_of_evaluation_in_training_too():
+    """Dropout and drop path of the backbone's own must not move what prompts are chosen by."""
+    model, images = tiny_prompted("l2p", "beit"), tiny_images()
+    for module in model.backbone.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    expected = model.backbone_features(images)
+    model.train()
+    model.backbone.layernorm_of_a_user = torch.nn.Dropout().eval()  # a part whose mode differs keeps it
+    torch.testing.assert_close(model.backbone_features(images), expected, rtol=0, atol=0)
+    modes = {name: module.training for name, module in model.backbone.named_modules()}
+    assert not modes.pop("layernorm_of_a_user") and all(modes.values())
+    with torch.no_grad():
+        assert not torch.equal(model(images).logits, model(images).logits)  # the dropout is at work elsewhere
+
+
+def test_statistics_of_the_first_task_are_taken_in_evaluation_mode(backbone, tmp_path):
+    """A backbone that comes from its own training would drop some of its features."""
+    found = []
+    for mode in (True, False):
+        loaded = ViTModel.from_pretrained(backbone, hidden_dropout_prob=0.5).train(mode)
+        model = PromptedForImageClassification.from_backbone(loaded, method="ncm")
+        processor = ViTImageProcessorPil.from_pretrained(backbone)
+        trainer = ContinualTrainer(model, tiny_args(tmp_path / str(mode)), tiny_stream(), processor)
+        trainer.train()
+        found.append(trainer.state.statistics.mean)
+    assert torch.equal(*found)
+
+
+def test_a_layer_may_have_no_prefix(monkeypatch):
+    model, images = tiny_prompted("ovor"), tiny_images()
+    whole, prefixes = model(images).logits, type(model.prompts).prefixes
+    monkeypatch.setattr(
+        type(model.prompts), "prefixes", lambda self, at, query: None if at == 0 else prefixes(self, at, query)
+    )
+    without_first = model(images).logits
+    assert not torch.equal(without_first, whole)
+    monkeypatch.setattr(type(model.prompts), "prefixes", lambda self, at, query: None)
+    with torch.no_grad():
+        bare = model.classifier(model.backbone_features(images))
+    torch.testing.assert_close(model(images).logits, bare)
+    assert not torch.allclose(without_first, bare, atol=1e-4)
 
 
 @pytest.mark.parametrize(

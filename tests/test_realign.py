@@ -1,6 +1,8 @@
 """`examples/realign.py`: other heads for a finished run equal those that a run with these settings would have had."""
 
 import importlib
+import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -71,6 +73,33 @@ def test_what_it_cannot_do_is_refused(finished, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stopped:
         realign(monkeypatch, finished / "nothing", "--grid", "drift_shrinkage=1")
     assert "settings.json" in str(stopped.value)
+
+
+@pytest.mark.slow
+def test_other_images_than_the_runs_and_a_cut_run_are_refused(finished, tmp_path, monkeypatch):
+    run = shutil.copytree(finished / "smope" / "seed-0", tmp_path / "run")
+    settings = read(run, "settings.json")
+    (run / "settings.json").write_text(json.dumps(settings | {"class_order_seed": 1}))
+    with pytest.raises(SystemExit, match="has learned other tasks than these of --dataset embedded: task 1: classes"):
+        realign(monkeypatch, run, "--grid", "drift_shrinkage=1", "--backbone", "embedded")
+    (run / "settings.json").write_text(json.dumps(settings))
+    shutil.rmtree(run / "task-03")
+    with pytest.raises(SystemExit, match="task-03 is missing. Give a run that is whole"):
+        realign(monkeypatch, run, "--grid", "drift_shrinkage=1", "--backbone", "embedded")
+    assert not (run / "realigned.json").exists()
+
+
+def test_heads_that_need_sampling_are_not_set_anew(monkeypatch):
+    """From no old class they would take no step, and be measured as drawn."""
+    script = load_script(monkeypatch)
+    for alignment in ("none", "gaussian", "gaussian-full"):
+        args = ContinualTrainingArguments("nowhere", alignment=alignment)
+        with pytest.raises(ValueError, match=f"alignment = '{alignment}', the run's own.*Put alignment=lda"):
+            script.arguments_of("drift_shrinkage=1", args)
+        changed, _ = script.arguments_of("drift_shrinkage=1,alignment=ncm", args)
+        assert changed.alignment == "ncm"
+    changed, _ = script.arguments_of("drift_shrinkage=1", ContinualTrainingArguments("nowhere"), closed_form="ncm")
+    assert changed.alignment == "ncm"  # a run with --method ncm
 
 
 def test_held_out_images_are_others_than_the_runs(monkeypatch):

@@ -48,6 +48,10 @@ def test_test_images_are_refused(tmp_path):
         for methods, grid in ((f"lda:{name}", "alignment_shrinkage=0.1"), ("lda", f"alignment_shrinkage=0.1 {name}")):
             refused = run(tmp_path / "new", "--methods", methods, "--grid", grid)
             assert refused.returncode == 1 and f"{name.split('=')[0]} is not allowed in" in refused.stderr
+    for name in ("evaluate-on=test", "evaluate_o=test"):  # which the command line of a run would take as well
+        for methods, grid in ((f"lda:{name}", "alignment_shrinkage=0.1"), ("lda", f"alignment_shrinkage=0.1 {name}")):
+            refused = run(tmp_path / "new", "--methods", methods, "--grid", grid)
+            assert refused.returncode == 1 and f"because of {name!r}" in refused.stderr
     assert not (tmp_path / "new").exists()
 
 
