@@ -80,11 +80,11 @@ def test_other_images_than_the_runs_and_a_cut_run_are_refused(finished, tmp_path
     run = shutil.copytree(finished / "smope" / "seed-0", tmp_path / "run")
     settings = read(run, "settings.json")
     (run / "settings.json").write_text(json.dumps(settings | {"class_order_seed": 1}))
-    with pytest.raises(SystemExit, match="has learned other tasks than these of --dataset embedded: task 1: classes"):
+    with pytest.raises(SystemExit, match="has learned other tasks than these of --dataset embedded: task 0: classes"):
         realign(monkeypatch, run, "--grid", "drift_shrinkage=1", "--backbone", "embedded")
     (run / "settings.json").write_text(json.dumps(settings))
-    shutil.rmtree(run / "task-03")
-    with pytest.raises(SystemExit, match="task-03 is missing. Give a run that is whole"):
+    shutil.rmtree(run / "task-02")
+    with pytest.raises(SystemExit, match="task-02 is missing. Give a run that is whole"):
         realign(monkeypatch, run, "--grid", "drift_shrinkage=1", "--backbone", "embedded")
     assert not (run / "realigned.json").exists()
 
