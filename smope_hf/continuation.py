@@ -13,6 +13,7 @@ from .checkpoint import (
     load_manifest,
     load_state,
     load_statistics,
+    missing_to_go_on,
     statistics_hash,
     task_folder,
 )
@@ -108,9 +109,12 @@ def checkpoint_to_continue(
         token: for private repositories.
 
     Raises:
+        FileNotFoundError: when it lacks what training needs to go on, as a folder of `save_pretrained` alone does.
         OSError, ValueError: as `find_checkpoint` and `load_state`.
     """
     source = find_checkpoint(checkpoint, revision, token=token)
+    if missing := missing_to_go_on((path.name for path in source.folder.iterdir()), f" in {source}"):
+        raise FileNotFoundError(missing)
     own_folder = source.commit is None and Path(checkpoint).resolve() == Path(output_dir).resolve()
     if not resume or revision is not None or not own_folder:
         return source
