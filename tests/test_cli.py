@@ -209,6 +209,15 @@ def test_predict_shows_more_classes_than_there_are_as_all_of_them(place):
     assert len(shown.splitlines()) == 5 and "a.png" in shown
 
 
+def test_the_only_class_of_a_model_is_certain(place, tmp_path):
+    model = SMoPEForImageClassification.from_backbone(str(place / "vit"), num_experts=6, top_k=2)
+    model.begin_task(["alone"])
+    model.save_pretrained(tmp_path)
+    shutil.copy(place / "run" / "task-03" / "preprocessor_config.json", tmp_path)
+    (found,) = json.loads(smope("predict", tmp_path, place / "images" / "a.png", "--json").stdout)
+    assert found["predictions"] == [{"label": "alone", "score": 1.0}]
+
+
 def test_a_broken_image_stops_before_anything_is_printed(place, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes((place / "images" / "a.png").read_bytes()[:60])
