@@ -108,7 +108,8 @@ def warnings(report: dict) -> list[str]:
     from .model_card import is_hub_id
 
     found = []
-    layers = report["routing"] or []
+    chosen = report["top_k"] != report["num_experts"]  # else nothing is routed: each expert serves every image
+    layers = (report["routing"] if chosen else None) or []
     dead = [layer["layer"] for layer in layers if layer["dead"] > DEAD_SHARE * layer["experts"]]
     marked = [layer["layer"] for layer in layers if layer["frequently_used"] > MARKED_SHARE * layer["experts"]]
     if dead:

@@ -300,7 +300,7 @@ def test_balance_of_usage():
 def test_warnings_come_with_remedies():
     files = dict.fromkeys(("class_statistics.safetensors", "trainer_state.json", "manifest.json"), 1)
     report = {"routing": [health([1, 0, 0, 0], dead=[1, 2, 3], marked=[0])], "standalone": False,
-              "base_model": "owner/name", "bytes_by_file": files}  # fmt: skip
+              "base_model": "owner/name", "bytes_by_file": files, "num_experts": 4, "top_k": 1}  # fmt: skip
     (dead,) = warnings(report)
     assert "layer 3" in dead and "--num-experts" in dead
     (marked,) = warnings({**report, "routing": [health([0.25] * 4, marked=[0, 1, 2, 3])]})
