@@ -3,7 +3,7 @@
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,6 +36,22 @@ MANIFEST_FILE = "manifest.json"
 def task_folder(output_dir: str | os.PathLike, index: int) -> Path:
     """Folder of the task with this index: task-01 for 0."""
     return Path(output_dir) / f"task-{index + 1:02d}"
+
+
+def missing_to_go_on(names: Iterable[str], place: str = "") -> str | None:
+    """A sentence on the files without which a checkpoint cannot be taught more classes; None where all are there.
+
+    Args:
+        names: of the files that the checkpoint has.
+        place: of the checkpoint, as it goes on behind the names, such as " in runs/model".
+    """
+    missing = sorted({STATISTICS_FILE, STATE_FILE, MANIFEST_FILE}.difference(names))
+    if not missing:
+        return None
+    return (
+        f"There is no {' and no '.join(missing)}{place}: the model cannot be taught more classes. Take the task-NN "
+        "folder that training wrote."
+    )
 
 
 def saved_tasks(output_dir: str | os.PathLike, first: int | None = None) -> list[Path]:

@@ -30,16 +30,19 @@ def inside(folder: str | os.PathLike, path: str | os.PathLike) -> Path:
         ValueError: naming the file and where it leads.
     """
     root, real = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
-    allowed = [root]
-    for parent in (root, *root.parents):  # .../models--owner--name/snapshots/<commit> links to the blobs beside it
-        if parent.parent.name == "snapshots" and parent.parent.parent.name.startswith("models--"):
-            allowed.append(parent.parent.parent / "blobs")
+    allowed = [root, *_blobs_of(root)]
     if not any(real.is_relative_to(place) for place in allowed):
         raise ValueError(
             f"{path} leads out of its folder, to {real}. A checkpoint's files lie in its own folder: copy the file "
             "there if you trust it."
         )
     return Path(path)
+
+
+def _blobs_of(folder: Path) -> list[Path]:
+    """In the Hub's cache, where .../models--owner--name/snapshots/<commit> links to: the blobs beside it."""
+    repositories = [parent.parent.parent for parent in (folder, *folder.parents) if parent.parent.name == "snapshots"]
+    return [repository / "blobs" for repository in repositories if repository.name.startswith("models--")]
 
 
 def shard_names(index: str | os.PathLike) -> list[str]:
@@ -76,9 +79,16 @@ def read_header(path: str | os.PathLike) -> Header:
             return {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
     except SafetensorError as error:
         raise ValueError(
-            f"{path} is no readable safetensors file: {error}. Pickles are never read; a broken download can be "
-            "repeated with force_download=True."
+            f"{path} is no readable safetensors file: {error}. Pickles are never read. {_to_have_again(path)}"
         ) from error
+
+
+def _to_have_again(path: str | os.PathLike) -> str:
+    """What to do about a damaged file, in Python as on the command line."""
+    folder, real = Path(os.path.realpath(Path(path).parent)), Path(os.path.realpath(path))
+    if any(real.is_relative_to(blobs.parent) for blobs in _blobs_of(folder)):
+        return f"Delete {real}, and it is downloaded again when the model is loaded next."
+    return "Copy it again from where it came from, or, of a run, take the folder of another task."
 
 
 def read_tensors(paths: list[str | os.PathLike]) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .checkpoint import ROUTING_FILE, STATE_FILE, STATISTICS_FILE, load_state, saved_tasks
+from .checkpoint import ROUTING_FILE, STATE_FILE, load_state, missing_to_go_on, saved_tasks
 from .checkpoint_guard import read_header
 from .cli_common import class_tasks, ranges, read_config
 from .routing_patterns import balance
@@ -108,7 +108,8 @@ def warnings(report: dict) -> list[str]:
     from .model_card import is_hub_id
 
     found = []
-    layers = report["routing"] or []
+    chosen = report["top_k"] != report["num_experts"]  # else nothing is routed: each expert serves every image
+    layers = (report["routing"] if chosen else None) or []
     dead = [layer["layer"] for layer in layers if layer["dead"] > DEAD_SHARE * layer["experts"]]
     marked = [layer["layer"] for layer in layers if layer["frequently_used"] > MARKED_SHARE * layer["experts"]]
     if dead:
@@ -123,11 +124,8 @@ def warnings(report: dict) -> list[str]:
         )
     if report["routing"] is None and report["method"] == "smope":
         found.append(f"There is no {ROUTING_FILE}: how the experts are used is not known.")
-    if STATISTICS_FILE not in report["bytes_by_file"]:
-        found.append(
-            f"There is no {STATISTICS_FILE}: the model cannot be taught more classes. Take the task-NN folder that "
-            "training wrote."
-        )
+    if missing := missing_to_go_on(report["bytes_by_file"]):
+        found.append(missing)
     base = report["base_model"]
     if not report["standalone"] and base != "embedded" and not is_hub_id(base):
         found.append(

@@ -110,7 +110,8 @@ def classify(
     top = min(top, classifier.model.config.num_labels)
     for start in range(0, len(paths), batch_size):
         images = [read_image(path) for path in paths[start : start + batch_size]]
-        yield from classifier(images, top_k=top, batch_size=len(images))
+        # by itself a pipeline would give the only class of a model its logit's sigmoid
+        yield from classifier(images, top_k=top, batch_size=len(images), function_to_apply="softmax")
 
 
 def _print_table(paths: list[Path], predictions: list[list[dict]]):

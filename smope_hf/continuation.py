@@ -13,6 +13,7 @@ from .checkpoint import (
     load_manifest,
     load_state,
     load_statistics,
+    missing_to_go_on,
     statistics_hash,
     task_folder,
 )
@@ -52,8 +53,8 @@ def continue_from(
         old_tests: for each learned task its test images, or None; see `smope_hf.known_tasks.load_known_tests`.
         callbacks: told what happens.
         token: for private repositories. Default: the one of `hf auth login` or HF_TOKEN.
-        **settings: fields of [`ContinualTrainingArguments`] that are to differ from the checkpoint's recipe. Of that
-            `compare_alignments` is left out, which needs a run from the first task.
+        **settings: fields of [`ContinualTrainingArguments`] that are to differ from the checkpoint's recipe and its
+            `eval_batch_size`. Of the recipe `compare_alignments` is left out, which needs a run from the first task.
 
     Raises:
         ValueError: for classes that the model knows, a setting that does not exist or is not allowed, or a checkpoint
@@ -66,7 +67,7 @@ def continue_from(
     saved = load_state(source.folder)
     learned = load_manifest(source.folder)
     statistics, usage_history = load_statistics(source.folder)
-    args = _arguments(saved["recipe"], source.folder, {**settings, "output_dir": str(output_dir)})
+    args = _arguments(_settings_of(saved), source.folder, {**settings, "output_dir": str(output_dir)})
     continued = ContinuedStream(learned, stream, old_tests)
     model = source.load_model(backbone=backbone, **({"token": token} if token else {}))
     if "alignment" in settings:
@@ -108,9 +109,12 @@ def checkpoint_to_continue(
         token: for private repositories.
 
     Raises:
+        FileNotFoundError: when it lacks what training needs to go on, as a folder of `save_pretrained` alone does.
         OSError, ValueError: as `find_checkpoint` and `load_state`.
     """
     source = find_checkpoint(checkpoint, revision, token=token)
+    if missing := missing_to_go_on((path.name for path in source.folder.iterdir()), f" in {source}"):
+        raise FileNotFoundError(missing)
     own_folder = source.commit is None and Path(checkpoint).resolve() == Path(output_dir).resolve()
     if not resume or revision is not None or not own_folder:
         return source
@@ -121,6 +125,12 @@ def checkpoint_to_continue(
     same = added == [list(task.class_names) for task in stream][: len(added)]
     before = task_folder(checkpoint, origin["num_tasks"] - 1)
     return find_checkpoint(before) if same and before.is_dir() else source
+
+
+def _settings_of(saved: dict) -> dict:
+    """The recipe of a saved run, and the batches that its class statistics were summed up in: they round by them."""
+    size = saved.get("eval_batch_size")  # which older checkpoints lack
+    return saved["recipe"] if size is None else {**saved["recipe"], "eval_batch_size": size}
 
 
 def _arguments(recipe: dict, folder: Path, settings: dict) -> ContinualTrainingArguments:

@@ -102,6 +102,7 @@ def _triangle(value) -> bool:
 
 STATE_FIELDS = {
     "recipe": (lambda value: isinstance(value, dict), "an object"),
+    "eval_batch_size": (lambda value: value is None or (is_count(value) and value > 0), "an integer from 1, or null"),
     "protocol_hash": (is_text, "text"),
     "accuracy_matrix": (_triangle, "rows of fractions in [0, 1] or null"),
     "test_counts": (lambda value: is_list_of(value, lambda item: item is None or is_count(item)), "counts"),
@@ -147,7 +148,8 @@ def check_state(state: dict, file: str | os.PathLike):
     Raises:
         ValueError: naming the field that is missing or has another type or range.
     """
-    later = {"continued_from": None, "follows": None, "task_confusion": []}  # fields that older files lack
+    later = dict.fromkeys(("eval_batch_size", "continued_from", "follows"))  # fields that older files lack
+    later["task_confusion"] = []
     _check_fields({**later, **state}, STATE_FIELDS, Path(file), "")
 
 

@@ -18,6 +18,7 @@ class KeepsRunFolder:
             folder = checkpoint.task_folder(self.args.output_dir, task.index)
             state = {
                 "recipe": self.args.recipe(),
+                "eval_batch_size": self.args.eval_batch_size,
                 "protocol_hash": manifest["protocol_hash"],
                 "accuracy_matrix": self.state.matrix.to_json(),
                 "test_counts": self._test_counts()[: task.index + 1],

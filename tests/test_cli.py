@@ -209,6 +209,15 @@ def test_predict_shows_more_classes_than_there_are_as_all_of_them(place):
     assert len(shown.splitlines()) == 5 and "a.png" in shown
 
 
+def test_the_only_class_of_a_model_is_certain(place, tmp_path):
+    model = SMoPEForImageClassification.from_backbone(str(place / "vit"), num_experts=6, top_k=2)
+    model.begin_task(["alone"])
+    model.save_pretrained(tmp_path)
+    shutil.copy(place / "run" / "task-03" / "preprocessor_config.json", tmp_path)
+    (found,) = json.loads(smope("predict", tmp_path, place / "images" / "a.png", "--json").stdout)
+    assert found["predictions"] == [{"label": "alone", "score": 1.0}]
+
+
 def test_a_broken_image_stops_before_anything_is_printed(place, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes((place / "images" / "a.png").read_bytes()[:60])
@@ -289,14 +298,17 @@ def test_balance_of_usage():
 
 
 def test_warnings_come_with_remedies():
+    files = dict.fromkeys(("class_statistics.safetensors", "trainer_state.json", "manifest.json"), 1)
     report = {"routing": [health([1, 0, 0, 0], dead=[1, 2, 3], marked=[0])], "standalone": False,
-              "base_model": "owner/name", "bytes_by_file": {"class_statistics.safetensors": 1}}  # fmt: skip
+              "base_model": "owner/name", "bytes_by_file": files, "num_experts": 4, "top_k": 1}  # fmt: skip
     (dead,) = warnings(report)
     assert "layer 3" in dead and "--num-experts" in dead
     (marked,) = warnings({**report, "routing": [health([0.25] * 4, marked=[0, 1, 2, 3])]})
     assert "frequently used in layer 3" in marked
     assert warnings({**report, "routing": [health([0.5, 0.5, 0, 0], dead=[2, 3], marked=[0])]}) == []
     assert "taught more classes" in warnings({**report, "routing": [], "bytes_by_file": {}})[0]
+    del files["manifest.json"]
+    assert "no manifest.json: the model cannot be taught" in warnings({**report, "routing": []})[0]
 
 
 def test_info_refuses_other_models(place, tmp_path):
@@ -408,6 +420,31 @@ def test_cells_of_tables():
     many = [f"class {index}" for index in range(100)]
     assert names_in_short(many) == "class 0, class 1, class 2, ... (100)" and len(names_in_short(["x" * 90] * 3)) < 60
     assert ranges([0, 1, 2]) == "0-2" and ranges([1, 3]) == "1, 3" and ranges([4]) == "4"
+
+
+def test_add_classes_says_of_a_model_saved_alone_what_it_lacks_as_info_does(place, tmp_path):
+    SMoPEForImageClassification.from_pretrained(place / "run" / "task-03").save_pretrained(tmp_path / "alone")
+    (told,) = (text for text in info_warnings(tmp_path / "alone") if "taught" in text)
+    missing, advice = told.split(": ")
+    assert missing == "There is no class_statistics.safetensors and no manifest.json and no trainer_state.json"
+    assert "Take the task-NN folder that training wrote" in advice
+    command = (
+        "add-classes",
+        tmp_path / "alone",
+        "--data",
+        "embedded",
+        "--classes",
+        "six",
+        "--output",
+        tmp_path / "out",
+    )
+    tests = ("--test-data", place / "data")
+    for options in ((), tests, ("--resume", *tests)):
+        assert fails(*command, *options) == f"error: {missing} in {tmp_path / 'alone'}: {advice}"
+
+
+def info_warnings(folder) -> list[str]:
+    return json.loads(smope("info", folder, "--json").stdout)["warnings"]
 
 
 def test_add_classes_takes_no_empty_class_name(place, tmp_path):

@@ -265,6 +265,32 @@ def test_settings_can_differ_from_the_recipe_and_are_recorded(whole, tmp_path):
         ContinualTrainer.from_checkpoint(folder_of(whole, 2), new_stream(whole, 3), output_dir=tmp_path, epoch=1)
 
 
+def test_the_batches_of_the_statistics_are_those_of_the_original_run(whole, tmp_path):
+    """Sums round by their batches, so that others would change the last bits."""
+    backbone = whole.model.config.base_model_name_or_path
+    tiny_trainer(backbone, tmp_path / "run", **{**SETTINGS, "eval_batch_size": 3}).train()
+
+    def again(**settings):
+        return ContinualTrainer.from_checkpoint(
+            tmp_path / "run" / "task-02", new_stream(whole, 3), output_dir=tmp_path / "out", **settings
+        )
+
+    trainer = again(disable_progress=True)
+    assert trainer.args.eval_batch_size == 3
+    trainer.train()
+    assert_same_tensors(tmp_path / "out" / "task-03", tmp_path / "run" / "task-03")
+    assert load_state(tmp_path / "out" / "task-03")["eval_batch_size"] == 3
+    other = again(disable_progress=True, resume=True, eval_batch_size=5)  # one that is given wins, and may differ
+    assert other.args.eval_batch_size == 5
+    other.train()
+    state = read(tmp_path / "run" / "task-02", "trainer_state.json")
+    del state["eval_batch_size"]  # as in checkpoints of older versions
+    write_json(tmp_path / "run" / "task-02" / "trainer_state.json", state)
+    (tmp_path / "run" / "task-02" / "checksums.json").unlink()
+    shutil.rmtree(tmp_path / "out")
+    assert again().args.eval_batch_size == 256
+
+
 def with_recipe(checkpoint, folder, **settings):
     """A copy of a checkpoint whose recipe has other settings."""
     shutil.copytree(checkpoint, folder)

@@ -31,6 +31,7 @@ HUGE, DEEP = 10**18, 100_000
 STATE = {
     "format_version": 1, "recipe": {"seed": 0}, "protocol_hash": "0f", "accuracy_matrix": [[0.5], [None, 1.0]],
     "test_counts": [5, 5], "seconds_by_task": [{"training": 1.5}, {}], "logged_steps": 7, "versions": {"torch": "2"},
+    "eval_batch_size": 8,
 }  # fmt: skip
 ROUTING = {
     "format_version": 1, "num_experts": 6, "top_k": 2, "noise_epsilon": 0.4, "routing": "masked",
@@ -397,7 +398,7 @@ def test_broken_safetensors_are_refused_by_the_name_of_the_file(copy, file, case
     assert broken != path.read_bytes(), "the case breaks nothing in this file"
     path.write_bytes(broken)
     reader = load(copy / "adapter") if file == WEIGHTS else lambda: load_statistics(copy / "adapter")
-    assert_refused(reader, file, copy)
+    assert_refused(reader, f"{file}.*Copy it again.*or, of a run, take the folder of another task", copy)
 
 
 # ---------------------------------------------------------------------- beside the weights
@@ -439,6 +440,7 @@ def test_statistics_that_do_not_fit_are_refused_by_name(copy, case):
         ("accuracy_matrix", "[[NaN]]"), ("accuracy_matrix", '[["1"]]'), ("test_counts", "[-1]"),
         ("test_counts", f"[{10**30}]"), ("seconds_by_task", "{}"), ("seconds_by_task", '[{"a": "b"}]'),
         ("seconds_by_task", '[{"a": -1}]'), ("logged_steps", "-1"), ("logged_steps", "1.5"), ("logged_steps", "true"),
+        ("eval_batch_size", "0"),
         ("continued_from", "5"), ("versions", '{"torch": 2}'), ("format_version", "9"), ("recipe", nested(DEEP)),
     ],
     ids=lambda text: text[:20],

@@ -169,6 +169,21 @@ def test_a_cut_download_is_taken_up_again(hub, run, tmp_path):
     hub.reset()
 
 
+@pytest.mark.parametrize("find", ["given['model']", "local_checkpoint(given['model'])"])
+def test_a_damaged_download_is_had_again_as_the_message_says(hub, run, tmp_path, find):
+    """The file in the snapshot is a link: without it alone, the client would link to the damaged blob again."""
+    load = f"SMoPEForImageClassification.from_pretrained({find}).config.num_labels"
+    with Client(hub, "hf_bob", tmp_path) as client:
+        assert client(load, model="alice/digits") == 6
+        weights = client("str(local_checkpoint(given['model']))", model="alice/digits") + "/model.safetensors"
+        Path(weights).write_bytes(Path(weights).read_bytes()[:2000])
+        with pytest.raises(RemoteError, match="no readable safetensors file") as error:
+            client(load, model="alice/digits")
+        blob = error.value.message.partition("Delete ")[2].partition(", and it is downloaded again")[0]
+        Path(blob).unlink()
+        assert client(load, model="alice/digits") == 6
+
+
 def test_a_wrong_revision_or_name_is_one_clear_error(bob, run):
     for name, revision in (("alice/digits", "task-09"), ("alice/nothing", None), ("no such name!", None)):
         with pytest.raises(RemoteError, match="could not be had from the Hub") as error:

@@ -188,6 +188,15 @@ def test_a_model_without_experts_has_a_report(tmp_path):
     assert "LDA has no experts" in page.section("routing") and "picture-task_confusion" in page.ids
 
 
+def test_nothing_is_said_of_routing_where_every_image_takes_all_experts(tmp_path):
+    """As one-prompt does: all are marked, and more of them would be marked too."""
+    stream, every = tiny_stream(num_tasks=2), {"num_experts": 4, "top_k": 4}
+    tiny_trainer(save_backbone(tmp_path / "vit"), tmp_path / "run", stream, report=True, model_fields=every).train()
+    assert read(tmp_path / "run" / "task-02", "routing.json")["frequently_used_share"] == 1
+    assert "Nearly all experts" not in "".join(found(tmp_path / "run"))
+    assert "Nearly all experts" not in Page(tmp_path / "run" / "report.html").section("warnings")
+
+
 def test_report_can_be_left_out(tmp_path):
     tiny_trainer(save_backbone(tmp_path / "vit"), tmp_path / "run", tiny_stream(num_tasks=2), report=False).train()
     assert not (tmp_path / "run" / "report.html").exists() and (tmp_path / "run" / "metrics.json").exists()
