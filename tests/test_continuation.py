@@ -283,6 +283,63 @@ def test_alignments_that_the_first_run_compared_do_not_stand_in_the_way(whole, t
         ContinualTrainer.from_checkpoint(checkpoint, new_stream(whole, 3), compare_alignments=["lda"], **places)
 
 
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory):
+    """A run whose head lda has set, the default, on the same backbone and tasks."""
+    backbone = save_backbone(tmp_path_factory.mktemp("backbone"))
+    stream = tiny_stream(num_tasks=None, class_lists=[["a", "b"], ["c", "d"]])
+    trainer = tiny_trainer(backbone, tmp_path_factory.mktemp("closed"), stream, learning_rate=0.01)
+    trainer.train()
+    return trainer
+
+
+LAST = {"num_tasks": None, "class_lists": [["e", "f"]]}
+
+
+@pytest.mark.parametrize("before", ["lda", "ncm"])
+@pytest.mark.parametrize("alignment", ["none", "gaussian", "gaussian-full"])
+def test_rows_as_trained_do_not_follow_rows_in_closed_form(closed, tmp_path, before, alignment):
+    checkpoint = with_recipe(folder_of(closed, 2), tmp_path / "task-02", alignment=before)
+    for folder, output in ((checkpoint, tmp_path / "out"), (tmp_path, tmp_path)):  # elsewhere, and in its own folder
+        with pytest.raises(ValueError, match=f"'{alignment}' is not allowed .*'{before}'.*'lda' or 'ncm'. Leave"):
+            ContinualTrainer.from_checkpoint(folder, tiny_stream(**LAST), output_dir=output, alignment=alignment)
+    assert [path.name for path in tmp_path.iterdir()] == ["task-02"]
+
+
+@pytest.mark.parametrize("given", [{}, {"alignment": "lda"}, {"alignment": "ncm"}], ids=str)
+def test_rows_in_closed_form_follow_rows_in_closed_form(closed, tmp_path, given):
+    """The head is set for old and new classes alike, so the new ones are learned."""
+    trainer = ContinualTrainer.from_checkpoint(
+        closed.args.output_dir, tiny_stream(**LAST), output_dir=tmp_path, **given, **COMPUTING
+    )
+    content = trainer.train()
+    assert content["accuracy_matrix"][-1][2] > 1 / 6
+    norms = trainer.model.classifier.weight.norm(dim=1)
+    assert norms[4:].mean() > 0.5 * norms[:4].mean()
+
+
+def test_behind_the_first_task_every_alignment_is_free(closed, whole, tmp_path):
+    """The rows of the first task are as trained whatever the recipe says; and closed forms replace every row."""
+    more = tiny_stream(num_tasks=None, class_lists=[["c", "d"]])
+    for alignment in ("none", "gaussian"):
+        args = {"output_dir": tmp_path, "alignment": alignment}
+        assert ContinualTrainer.from_checkpoint(folder_of(closed, 1), more, **args).args.alignment == alignment
+    for alignment in ("lda", "ncm", "none", "gaussian-full"):
+        args = {"output_dir": tmp_path, "alignment": alignment}
+        assert ContinualTrainer.from_checkpoint(folder_of(whole, 2), new_stream(whole, 3), **args)
+
+
+def test_an_addition_with_another_alignment_is_resumed_in_the_runs_own_folder(closed, tmp_path):
+    """What it may follow is the checkpoint that it began behind, with one task, not the newest in the folder."""
+    shutil.copytree(folder_of(closed, 1), tmp_path / "task-01")
+    more = tiny_stream(num_tasks=None, class_lists=[["c", "d"], ["e", "f"]])
+    places = {"output_dir": tmp_path, "alignment": "none", **COMPUTING}
+    with pytest.raises(KeyboardInterrupt):
+        ContinualTrainer.from_checkpoint(tmp_path, more, callbacks=[AtStep(2, 1, interrupt)], **places).train()
+    ContinualTrainer.from_checkpoint(tmp_path, more, resume=True, **places).train()
+    assert load_state(tmp_path / "task-03")["recipe"]["alignment"] == "none"
+
+
 DEPENDENT = [
     ({"freeze_epochs": 1}, {"epochs": 1}, {"freeze_epochs": 0}),
     ({"gradient_accumulation_steps": 4}, {"batch_size": 2}, {"gradient_accumulation_steps": 1}),
