@@ -8,10 +8,11 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from runs import AtStep, assert_same_tensors, read, save_backbone, tiny_stream, tiny_trainer
 from safetensors.numpy import load_file, save_file
 
-from smope_hf import ContinualTrainer, cli_add_classes
+from smope_hf import ContinualTrainer, SMoPEForImageClassification, cli_add_classes
 from smope_hf.checkpoint import load_manifest, load_state, saved_tasks
 from smope_hf.continued_stream import ContinuedStream
 from smope_hf.files import write_json
@@ -253,6 +254,38 @@ def test_the_checkpoint_says_what_it_went_on_from(whole, tmp_path):
     assert load_state(folder_of(whole, 1))["follows"] is None
     text = json.dumps([read(tmp_path / "task-03", name) for name in ("trainer_state.json", "manifest.json")])
     assert str(tmp_path) not in text and str(folder_of(whole, 2)) not in text
+
+
+def with_backbone(checkpoint, folder, base):
+    """A copy of a checkpoint that has the backbone in it, and names a base model in another place."""
+    shutil.copytree(checkpoint, folder)
+    model = SMoPEForImageClassification.from_pretrained(checkpoint)
+    model.config.base_model_name_or_path = str(base)
+    model.save_pretrained(folder, include_backbone=True)
+    return folder
+
+
+def test_what_is_learned_onto_a_standalone_model_is_standalone(whole, tmp_path):
+    """The base model is gone all the time, also when the addition is resumed behind its first task."""
+    gone = tmp_path / "gone"
+    checkpoint = with_backbone(folder_of(whole, 1), tmp_path / "task-01", gone)
+
+    def attempt(callbacks=(), **settings):
+        places = {"output_dir": tmp_path / "out", **settings, **COMPUTING}
+        return ContinualTrainer.from_checkpoint(checkpoint, new_stream(whole, 2, 3), callbacks=callbacks, **places)
+
+    with pytest.raises(KeyboardInterrupt):
+        attempt([AtStep(2, 1, interrupt)]).train()
+    attempt(resume=True).train()
+    for number in (2, 3):
+        folder = tmp_path / "out" / f"task-{number:02d}"
+        loaded, expected = map(SMoPEForImageClassification.from_pretrained, (folder, folder_of(whole, number)))
+        images = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(number))
+        with torch.no_grad():
+            assert torch.equal(loaded(images).logits, expected(images).logits)
+        assert loaded.config.base_model_name_or_path == str(gone)
+        assert "folder holds the backbone, the experts" in (folder / "README.md").read_text()
+    assert "folder holds the experts" in (folder_of(whole, 3) / "README.md").read_text()
 
 
 def test_settings_can_differ_from_the_recipe_and_are_recorded(whole, tmp_path):
