@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .training_args import CLOSED_FORMS
+
 VARIANCE_FLOOR = 1e-4
 
 
@@ -267,7 +269,7 @@ def align_classifier(head: nn.Linear, statistics: ClassStatistics, num_old: int,
             f"The head has {head.out_features} classes and the class statistics {len(statistics.count)}. Alignment "
             "needs statistics of every class; take them from the checkpoint that the model comes from."
         )
-    if args.alignment in ("lda", "ncm"):
+    if args.alignment in CLOSED_FORMS:
         is_lda = args.alignment == "lda"
         weight, bias = lda_head(statistics, args.alignment_shrinkage) if is_lda else ncm_head(statistics)
         with torch.no_grad():

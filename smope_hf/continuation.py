@@ -23,7 +23,7 @@ from .named_settings import nearest_name
 from .run_state import RunState
 from .task_split import TaskSplit
 from .tasks import TaskStream
-from .training_args import ContinualTrainingArguments, check_alignment
+from .training_args import CLOSED_FORMS, ContinualTrainingArguments, check_alignment
 
 
 def continue_from(
@@ -55,6 +55,8 @@ def continue_from(
         token: for private repositories. Default: the one of `hf auth login` or HF_TOKEN.
         **settings: fields of [`ContinualTrainingArguments`] that are to differ from the checkpoint's recipe and its
             `eval_batch_size`. Of the recipe `compare_alignments` is left out, which needs a run from the first task.
+            Behind two tasks or more, an `alignment` that begins with the head's rows as trained ("none", "gaussian",
+            "gaussian-full") cannot follow one in closed form ("lda", "ncm"); the reverse can.
 
     Raises:
         ValueError: for classes that the model knows, a setting that does not exist or is not allowed, or a checkpoint
@@ -72,6 +74,8 @@ def continue_from(
     model = source.load_model(backbone=backbone, **({"token": token} if token else {}))
     if "alignment" in settings:
         check_alignment(args.alignment, model.closed_form)
+        if model.closed_form is None:
+            _check_comparable(args.alignment, saved["recipe"], len(learned["tasks"]), source)
     _check_whole(source.folder, model.config.tasks, learned, statistics)
     state = RunState.from_saved(saved, statistics, usage_history)
     state.continued_from = {
@@ -154,6 +158,18 @@ def _arguments(recipe: dict, folder: Path, settings: dict) -> ContinualTrainingA
         if not refused:
             raise
         raise ValueError(f"{error} It is from the recipe in {folder}: set {refused[0]} too.") from error
+
+
+def _check_comparable(alignment: str, recipe: dict, num_tasks: int, source: CheckpointSource):
+    """Refuse an alignment that leaves new rows as trained, or nearly so, beside old ones set in closed form."""
+    before = recipe.get("alignment", ContinualTrainingArguments.alignment)
+    if num_tasks > 1 and before in CLOSED_FORMS and alignment not in CLOSED_FORMS:  # the first task is never aligned
+        raise ValueError(
+            f"alignment = {alignment!r} is not allowed behind {source}, whose alignment was {before!r}: that set the "
+            f"head's rows of the old classes in closed form, {alignment!r} takes those of the new ones from training, "
+            "and the two cannot be compared: images of the new classes would be taken for old ones. Allowed: "
+            f"{' or '.join(map(repr, CLOSED_FORMS))}. Leave alignment (--alignment) out to keep {before!r}."
+        )
 
 
 def _check_whole(folder: Path, tasks: list[list[int]], manifest: dict, statistics):

@@ -71,7 +71,8 @@ def push_run(
         repo_id: owner/name, or name for one of your own; made where it is missing.
         private: make it private when it is made.
         token: Default: the one of `hf auth login` or HF_TOKEN.
-        include_backbone: push standalone models instead of experts and head alone.
+        include_backbone: push standalone models instead of experts and head alone. Tasks that were saved standalone,
+            such as those learned onto a standalone model, are standalone in any case.
         backbone: where the base model to include is, when it is not where the checkpoints say.
         remote_code: push the model's code too, for `trust_remote_code=True` on machines without smope_hf.
         onto: a commit of somebody else at the head of main that this push may build on; its files stay where a

@@ -31,7 +31,7 @@ from .checksums import CHECKSUMS_FILE, check_file, listed, sha256, write_checksu
 from .files import write_json
 from .model_card import PICTURE, card_of, is_hub_id
 from .modeling_incremental import IncrementalClassifier
-from .pretrained import WEIGHTS
+from .pretrained import WEIGHTS, holds_backbone
 from .registry import MODEL_CLASSES, config_of
 from .safe_json import read_json
 
@@ -144,7 +144,7 @@ def stage(
         folder: of the task.
         repo_id: where it goes; named in the card.
         scratch: folder for the files that differ.
-        include_backbone: put the backbone into the weights.
+        include_backbone: put the backbone into the weights; where it is in there already, it goes along in any case.
         remote_code: add the model's code.
         backbone: where the base model is, if not where the checkpoint says.
         token: to load the base model with.
@@ -157,7 +157,8 @@ def stage(
     model_files = folder
     if include_backbone and config.base_model_name_or_path is not None:  # without a name the backbone is in there
         files = {path: file for path, file in files.items() if not any(Path(path).match(w) for w in WEIGHTS)}
-        model = model_class.from_pretrained(folder, backbone=backbone, **({"token": token} if token else {}))
+        place = None if holds_backbone(folder) else backbone
+        model = model_class.from_pretrained(folder, backbone=place, **({"token": token} if token else {}))
         if not is_hub_id(config.base_model_name_or_path) and config.base_model_name_or_path != EMBEDDED:
             model.config.base_model_name_or_path = None  # a folder's place is nobody's business
         model.save_pretrained(scratch, include_backbone=True)

@@ -16,6 +16,7 @@ from .configuration_incremental import IncrementalConfig
 from .methods import METHODS
 from .metrics import metrics_where_measured
 from .plots import plot_accuracy_matrix
+from .pretrained import holds_backbone
 from .prompt_methods import PROMPT_METHODS
 from .registry import config_of
 from .safe_json import read_json
@@ -42,13 +43,14 @@ def card_of(folder: Path, **options) -> str:
     """The card of a checkpoint's folder.
 
     Args:
-        folder: holds config.json, trainer_state.json, manifest.json and routing.json.
-        **options: as for `build_card`.
+        folder: holds config.json, model.safetensors, trainer_state.json, manifest.json and routing.json.
+        **options: as for `build_card`; `standalone` for a backbone that is in the weights, or goes with them.
     """
     state, manifest = read_json(folder / "trainer_state.json"), read_json(folder / "manifest.json")
     report = folder / "routing.json"
     routing = read_json(report) if report.is_file() else None
-    return build_card(config_of(folder), state, manifest, routing, **options)
+    standalone = options.pop("standalone", False) or holds_backbone(folder)
+    return build_card(config_of(folder), state, manifest, routing, standalone=standalone, **options)
 
 
 def build_card(

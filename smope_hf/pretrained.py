@@ -30,15 +30,21 @@ class AdapterCheckpointMixin:
 
     The model has a class method `check_own_weights(header, config, file)`, which checks names, types and shapes of all
     tensors but the backbone's from the files' headers alone, and raises a ValueError that names tensor and field.
+
+    Attributes:
+        is_standalone: whether the model came from a checkpoint with the backbone in it, and is saved with it again.
     """
 
+    is_standalone: bool = False
+
     def save_pretrained(self, save_directory, include_backbone: bool | None = None, state_dict=None, **kwargs):
-        """Save experts, routing state and head; the backbone only where it is asked for or cannot be found again.
+        """Save experts, routing state and head; the backbone where it is asked for, came along, or has no name.
 
         Args:
             save_directory: folder to write to.
             include_backbone: True for a standalone model; False for experts and head alone (about 2 MB for a
-                ViT-B); default False when the backbone has a name to load it by, else True.
+                ViT-B). Default: True when the backbone has no name to load it by, or when the model was loaded from a
+                standalone checkpoint (`is_standalone`), else False.
             state_dict: weights to save instead of the model's own.
             **kwargs: as in transformers.
 
@@ -47,7 +53,7 @@ class AdapterCheckpointMixin:
         """
         named = self.config.base_model_name_or_path is not None and not self.trains_backbone
         if include_backbone is None:
-            include_backbone = not named
+            include_backbone = self.is_standalone or not named
         if not include_backbone and not named:
             raise ValueError(
                 "include_backbone = False, but this backbone has no base_model_name_or_path to load it from again. "
@@ -71,6 +77,8 @@ class AdapterCheckpointMixin:
         cls, pretrained_model_name_or_path, *model_args, config=None, backbone=None, revision=None, **kwargs
     ):
         """Load a checkpoint; an adapter-only one together with its base model, at the revision it was trained on.
+
+        What a standalone one has in it, `save_pretrained` of the model puts into the new one too.
 
         Args:
             pretrained_model_name_or_path: Hub id or folder of the checkpoint; None with `state_dict`.
@@ -99,7 +107,8 @@ class AdapterCheckpointMixin:
             fields = {key: kwargs.pop(key) for key in list(kwargs) if key in cls.config_class.own_fields()}
             config = _read_config(cls.config_class, config or name, revision, where, fields)
         weights = _read_weights(cls, name, revision, where, config)
-        if not any(key.startswith(BACKBONE_PREFIX) for key in weights):
+        standalone = any(key.startswith(BACKBONE_PREFIX) for key in weights)
+        if not standalone:
             base = _load_base(config, name, backbone, use_safetensors, hub)
             weights.update({BACKBONE_PREFIX + key: value for key, value in base.state_dict().items()})
         elif backbone is not None:
@@ -110,8 +119,19 @@ class AdapterCheckpointMixin:
         loaded = model[0] if isinstance(model, tuple) else model
         _check_one_device(getattr(loaded, "hf_device_map", None))
         loaded.name_or_path = loaded.config.name_or_path = str(name)
+        loaded.is_standalone = standalone
         loaded.freeze_backbone()
         return model
+
+
+def holds_backbone(folder: str | os.PathLike) -> bool:
+    """Whether a checkpoint's folder has the backbone in its weights.
+
+    Raises:
+        ValueError, OSError: for weights that are broken or, of an index, missing.
+    """
+    header = read_headers(find_weights(folder, None, {}))
+    return any(key.startswith(BACKBONE_PREFIX) for key in header)
 
 
 def _check_one_device(device_map: dict | None):

@@ -5,6 +5,8 @@ from numpy.typing import ArrayLike
 
 from .accuracy_matrix import AccuracyMatrix
 
+UNALIGNED = "The head is not aligned after each task: take --alignment lda, not none."
+
 
 def chance_of(classes: int) -> float:
     """Accuracy of guessing among so many classes; -1 for one class, which cannot be mistaken."""
@@ -69,14 +71,32 @@ def chance_warning(tasks: list[int], known: list[int], remedy: str) -> str:
     return f"Not learned: right after its training no better than chance was {', '.join(parts[:6])}{more}. {remedy}"
 
 
-def learning_remedy(recipe: dict) -> str:
-    """What to do where a task was not learned, under these settings."""
-    rate = recipe.get("learning_rate")
-    now = f" (now {rate:g})" if isinstance(rate, (int, float)) else ""
-    return (
-        f"Train longer (--epochs) or with another --learning-rate{now}, and check labels, test images and "
-        "--normalization."
+def learning_remedy(recipe: dict, tasks: list[int]) -> str:
+    """What to do where tasks, by index, were not learned, under these settings."""
+    advice = alignment_remedy(recipe) if tasks[-1] > 0 else None  # the head is not aligned after the first task
+    if advice is not None and tasks[0] > 0:
+        return f"{advice} Check labels, test images and --normalization too."
+    training = (
+        f"Train longer (--epochs) or with another --learning-rate{_now(recipe, 'learning_rate')}, and check labels, "
+        "test images and --normalization."
     )
+    return training if advice is None else f"{advice} {training}"
+
+
+def alignment_remedy(recipe: dict) -> str | None:
+    """What to do about an alignment that may leave new classes without a chance; None for one that does not."""
+    alignment = recipe.get("alignment")
+    if alignment == "none":
+        return UNALIGNED
+    if alignment in ("gaussian", "gaussian-full"):
+        name = "alignment_learning_rate"
+        return f"Raise --alignment-learning-rate{_now(recipe, name)}, or take --alignment lda, not {alignment}."
+    return None
+
+
+def _now(recipe: dict, name: str) -> str:
+    rate = recipe.get(name)
+    return f" (now {rate:g})" if isinstance(rate, (int, float)) else ""
 
 
 def health_warnings(
@@ -104,7 +124,7 @@ def health_warnings(
         usage_by_task = usage_by_task if len(classes_by_task) == 1 else None
     if tasks:
         known = np.cumsum(classes_by_task)
-        found.append(chance_warning(tasks, [int(known[t]) for t in tasks], learning_remedy(recipe)))
+        found.append(chance_warning(tasks, [int(known[t]) for t in tasks], learning_remedy(recipe, tasks)))
     layers = [] if usage_by_task is None else collapsed_layers(usage_by_task, config["top_k"])
     if layers:
         names = [config["prompt_layers"][index] for index in layers]

@@ -9,7 +9,7 @@ from .cli_inspect import describe_checkpoint
 from .image_check import SKIPPED_FILE
 from .metrics import metrics_where_measured
 from .run_folder import METRICS_FILE, RunFolder
-from .run_health import chance_of, health_warnings
+from .run_health import UNALIGNED, chance_of, health_warnings
 from .safe_json import read_json
 from .task_manifest import protocol_hash
 
@@ -102,7 +102,7 @@ def _accuracies(run: RunFolder) -> list[str]:
 
 def _remedy(run: RunFolder) -> str:
     if run.recipe.get("alignment") == "none":
-        return "The head is not aligned after each task: leave out --alignment none."
+        return UNALIGNED
     rate = run.recipe.get("learning_rate")
     now = f" (now {rate:g})" if isinstance(rate, (int, float)) else ""
     return (

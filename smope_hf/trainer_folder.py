@@ -4,6 +4,7 @@ from pathlib import Path
 
 from . import checkpoint
 from .image_check import write_skipped
+from .pretrained import holds_backbone
 from .run_state import RunState, check_same_run, versions
 from .state_folder import has_state
 from .task_manifest import first_tasks
@@ -69,10 +70,9 @@ class KeepsRunFolder:
 
     def _resume_from(self, folder: Path, manifest: dict):
         saved = checkpoint.load_state(folder)
-        in_checkpoint = self.model.trains_backbone or self.model.config.base_model_name_or_path is None
         model = type(self.model).from_pretrained(
             folder,
-            backbone=None if in_checkpoint else self.model.backbone,
+            backbone=None if holds_backbone(folder) else self.model.backbone,
             dtype=self.model.dtype,
             attn_implementation=self.model.config._attn_implementation,
         )

@@ -7,6 +7,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from .named_settings import MAX_NUMBER, MAX_SEED, MAX_THREADS, MAX_WHOLE, NamedSettings
 
 ALIGNMENTS = ("none", "gaussian", "gaussian-full", "lda", "ncm")
+CLOSED_FORMS = ("lda", "ncm")  # of ALIGNMENTS those that set the head's rows, whatever training left
 DRIFT_COMPENSATIONS = ("none", "shift", "linear")
 UNCOMPENSATED = "-uncompensated"
 COMPARABLE = (*ALIGNMENTS, *(name + UNCOMPENSATED for name in ALIGNMENTS if name != "none"))

@@ -8,10 +8,11 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from runs import AtStep, assert_same_tensors, read, save_backbone, tiny_stream, tiny_trainer
 from safetensors.numpy import load_file, save_file
 
-from smope_hf import ContinualTrainer, cli_add_classes
+from smope_hf import ContinualTrainer, SMoPEForImageClassification, cli_add_classes
 from smope_hf.checkpoint import load_manifest, load_state, saved_tasks
 from smope_hf.continued_stream import ContinuedStream
 from smope_hf.files import write_json
@@ -255,6 +256,38 @@ def test_the_checkpoint_says_what_it_went_on_from(whole, tmp_path):
     assert str(tmp_path) not in text and str(folder_of(whole, 2)) not in text
 
 
+def with_backbone(checkpoint, folder, base):
+    """A copy of a checkpoint that has the backbone in it, and names a base model in another place."""
+    shutil.copytree(checkpoint, folder)
+    model = SMoPEForImageClassification.from_pretrained(checkpoint)
+    model.config.base_model_name_or_path = str(base)
+    model.save_pretrained(folder, include_backbone=True)
+    return folder
+
+
+def test_what_is_learned_onto_a_standalone_model_is_standalone(whole, tmp_path):
+    """The base model is gone all the time, also when the addition is resumed behind its first task."""
+    gone = tmp_path / "gone"
+    checkpoint = with_backbone(folder_of(whole, 1), tmp_path / "task-01", gone)
+
+    def attempt(callbacks=(), **settings):
+        places = {"output_dir": tmp_path / "out", **settings, **COMPUTING}
+        return ContinualTrainer.from_checkpoint(checkpoint, new_stream(whole, 2, 3), callbacks=callbacks, **places)
+
+    with pytest.raises(KeyboardInterrupt):
+        attempt([AtStep(2, 1, interrupt)]).train()
+    attempt(resume=True).train()
+    for number in (2, 3):
+        folder = tmp_path / "out" / f"task-{number:02d}"
+        loaded, expected = map(SMoPEForImageClassification.from_pretrained, (folder, folder_of(whole, number)))
+        images = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(number))
+        with torch.no_grad():
+            assert torch.equal(loaded(images).logits, expected(images).logits)
+        assert loaded.config.base_model_name_or_path == str(gone)
+        assert "folder holds the backbone, the experts" in (folder / "README.md").read_text()
+    assert "folder holds the experts" in (folder_of(whole, 3) / "README.md").read_text()
+
+
 def test_settings_can_differ_from_the_recipe_and_are_recorded(whole, tmp_path):
     trainer = ContinualTrainer.from_checkpoint(
         folder_of(whole, 2), new_stream(whole, 3), output_dir=tmp_path, epochs=1, alignment="none", **COMPUTING
@@ -307,6 +340,63 @@ def test_alignments_that_the_first_run_compared_do_not_stand_in_the_way(whole, t
     assert trainer.args.compare_alignments == [] and not trainer.others.names
     with pytest.raises(ValueError, match=r"compare_alignments = \['lda'\] is not allowed here.*Leave it out"):
         ContinualTrainer.from_checkpoint(checkpoint, new_stream(whole, 3), compare_alignments=["lda"], **places)
+
+
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory):
+    """A run whose head lda has set, the default, on the same backbone and tasks."""
+    backbone = save_backbone(tmp_path_factory.mktemp("backbone"))
+    stream = tiny_stream(num_tasks=None, class_lists=[["a", "b"], ["c", "d"]])
+    trainer = tiny_trainer(backbone, tmp_path_factory.mktemp("closed"), stream, learning_rate=0.01)
+    trainer.train()
+    return trainer
+
+
+LAST = {"num_tasks": None, "class_lists": [["e", "f"]]}
+
+
+@pytest.mark.parametrize("before", ["lda", "ncm"])
+@pytest.mark.parametrize("alignment", ["none", "gaussian", "gaussian-full"])
+def test_rows_as_trained_do_not_follow_rows_in_closed_form(closed, tmp_path, before, alignment):
+    checkpoint = with_recipe(folder_of(closed, 2), tmp_path / "task-02", alignment=before)
+    for folder, output in ((checkpoint, tmp_path / "out"), (tmp_path, tmp_path)):  # elsewhere, and in its own folder
+        with pytest.raises(ValueError, match=f"'{alignment}' is not allowed .*'{before}'.*'lda' or 'ncm'. Leave"):
+            ContinualTrainer.from_checkpoint(folder, tiny_stream(**LAST), output_dir=output, alignment=alignment)
+    assert [path.name for path in tmp_path.iterdir()] == ["task-02"]
+
+
+@pytest.mark.parametrize("given", [{}, {"alignment": "lda"}, {"alignment": "ncm"}], ids=str)
+def test_rows_in_closed_form_follow_rows_in_closed_form(closed, tmp_path, given):
+    """The head is set for old and new classes alike, so the new ones are learned."""
+    trainer = ContinualTrainer.from_checkpoint(
+        closed.args.output_dir, tiny_stream(**LAST), output_dir=tmp_path, **given, **COMPUTING
+    )
+    content = trainer.train()
+    assert content["accuracy_matrix"][-1][2] > 1 / 6
+    norms = trainer.model.classifier.weight.norm(dim=1)
+    assert norms[4:].mean() > 0.5 * norms[:4].mean()
+
+
+def test_behind_the_first_task_every_alignment_is_free(closed, whole, tmp_path):
+    """The rows of the first task are as trained whatever the recipe says; and closed forms replace every row."""
+    more = tiny_stream(num_tasks=None, class_lists=[["c", "d"]])
+    for alignment in ("none", "gaussian"):
+        args = {"output_dir": tmp_path, "alignment": alignment}
+        assert ContinualTrainer.from_checkpoint(folder_of(closed, 1), more, **args).args.alignment == alignment
+    for alignment in ("lda", "ncm", "none", "gaussian-full"):
+        args = {"output_dir": tmp_path, "alignment": alignment}
+        assert ContinualTrainer.from_checkpoint(folder_of(whole, 2), new_stream(whole, 3), **args)
+
+
+def test_an_addition_with_another_alignment_is_resumed_in_the_runs_own_folder(closed, tmp_path):
+    """What it may follow is the checkpoint that it began behind, with one task, not the newest in the folder."""
+    shutil.copytree(folder_of(closed, 1), tmp_path / "task-01")
+    more = tiny_stream(num_tasks=None, class_lists=[["c", "d"], ["e", "f"]])
+    places = {"output_dir": tmp_path, "alignment": "none", **COMPUTING}
+    with pytest.raises(KeyboardInterrupt):
+        ContinualTrainer.from_checkpoint(tmp_path, more, callbacks=[AtStep(2, 1, interrupt)], **places).train()
+    ContinualTrainer.from_checkpoint(tmp_path, more, resume=True, **places).train()
+    assert load_state(tmp_path / "task-03")["recipe"]["alignment"] == "none"
 
 
 DEPENDENT = [

@@ -12,10 +12,12 @@ import pytest
 from hub_client import Client, RemoteError
 from hub_server import HubServer
 from runs import read, save_backbone, tiny_stream, tiny_trainer
+from safetensors.torch import load_file
 from typer.main import get_command
 
+from smope_hf import SMoPEForImageClassification
 from smope_hf.cli import app
-from smope_hf.hub_files import check_can_be_shared
+from smope_hf.hub_files import check_can_be_shared, stage
 
 TRAIN = """
 import sys
@@ -444,6 +446,19 @@ def test_a_base_model_that_has_moved_is_found_by_its_new_place(hub, alice, bob, 
     assert bob(values, model=repo) == alice(values, model=str(local_run / "task-03"))
     folder = Path(bob("str(local_checkpoint(given['repo']))", repo=repo))
     assert read(folder, "config.json").get("base_model_name_or_path") is None
+
+
+@pytest.mark.parametrize("include_backbone", [False, True])
+def test_a_task_that_was_saved_standalone_goes_along_whole(local_run, tmp_path, include_backbone):
+    """Where the base model is does not matter then, and the card says what the repository holds."""
+    task = Path(shutil.copytree(local_run / "task-03", tmp_path / "task-03"))
+    SMoPEForImageClassification.from_pretrained(task).save_pretrained(task, include_backbone=True)
+    options = {"include_backbone": include_backbone, "remote_code": False, "backbone": str(tmp_path / "gone")}
+    files = stage(task, "alice/whole", tmp_path / "scratch", **options).files
+    assert any(name.startswith("backbone.") for name in load_file(files["model.safetensors"]))
+    assert "repository holds the backbone, the experts" in files["README.md"].read_text()
+    adapter = stage(local_run / "task-03", "alice/experts", tmp_path / "other", False, False).files
+    assert "repository holds the experts" in adapter["README.md"].read_text()
 
 
 @pytest.fixture(scope="module")

@@ -151,6 +151,25 @@ def test_adapter_checkpoint_holds_no_backbone_and_finds_its_base(base, tmp_path)
     assert_equal_states(model, SMoPEForImageClassification.from_pretrained(tmp_path / "again"))
 
 
+def test_a_standalone_checkpoint_is_saved_standalone_again(base, tmp_path):
+    """A base model that was not needed to load it need not be there for what is saved of it either."""
+    model = SMoPEForImageClassification.from_backbone(str(base), num_labels=2)
+    assert not model.is_standalone
+    model.save_pretrained(tmp_path / "first", include_backbone=True)
+    loaded = SMoPEForImageClassification.from_pretrained(tmp_path / "first")
+    loaded.save_pretrained(tmp_path / "standalone")
+    loaded.save_pretrained(tmp_path / "adapter", include_backbone=False)
+    adapter = SMoPEForImageClassification.from_pretrained(tmp_path / "adapter")
+    adapter.save_pretrained(tmp_path / "adapter again")
+    base.rename(tmp_path / "elsewhere")
+    again = SMoPEForImageClassification.from_pretrained(tmp_path / "standalone")
+    assert_equal_states(model, again)
+    assert again.is_standalone and loaded.is_standalone and not adapter.is_standalone
+    for name in ("adapter", "adapter again"):
+        with pytest.raises(OSError, match="base model.*could not be loaded"):
+            SMoPEForImageClassification.from_pretrained(tmp_path / name)
+
+
 @pytest.mark.parametrize(("name", "commit"), [("me/vit", "a" * 40), ("embedded", None)])
 def test_a_copy_of_a_base_model_does_not_take_its_name(base, name, commit, tmp_path):
     model = SMoPEForImageClassification.from_backbone(str(base), num_labels=2)

@@ -259,7 +259,7 @@ def test_a_healthy_run_has_no_warning_but_of_its_checkpoint(copied):
         (
             {"accuracy_matrix": FORGETFUL, "recipe": {"alignment": "none"}},
             "lost 20.0 points on average",
-            "leave out --alignment none",
+            "take --alignment lda, not none",
         ),
         ({"test_counts": [90, 12, 90]}, "fewest 12: one image more or less is 8.3 points", "--max-test-samples"),
         (

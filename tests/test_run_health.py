@@ -118,6 +118,26 @@ def test_never_learned_is_measured_against_the_classes_of_that_time():
     assert "--learning-rate (now 0.005)" in text
 
 
+@pytest.mark.parametrize(
+    ("alignment", "first", "advice"),
+    [
+        ("none", 0.9, ["--alignment lda, not none"]),
+        ("gaussian", 0.9, ["--alignment-learning-rate (now 1e-05), or take --alignment lda"]),
+        ("gaussian-full", 0.9, ["--alignment-learning-rate (now 1e-05), or take --alignment lda"]),
+        ("lda", 0.9, ["Train longer (--epochs)"]),
+        ("none", 0.5, ["--alignment lda, not none", "Train longer (--epochs)"]),  # the first task is not aligned
+    ],
+)
+def test_what_to_do_about_a_task_that_was_not_learned_depends_on_the_alignment(alignment, first, advice):
+    matrix = AccuracyMatrix()
+    for row in ([first], [0.9, 0.0]):
+        matrix.add_row(row)
+    recipe = {"alignment": alignment, "learning_rate": 0.005, "alignment_learning_rate": 1e-5}
+    (text,) = health_warnings(matrix, [2, 1], None, {}, recipe)
+    assert all(part in text for part in advice)
+    assert ("Train longer" in text) == ("Train longer (--epochs)" in advice)
+
+
 class Collapse(ContinualCallback):
     """Keys that differ so much in length that no image can change their order."""
 
