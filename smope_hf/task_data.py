@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from .embedded_data import EMBEDDED, digits
+from .folder_layout import check_class_folders, has_own_configuration, images_by_split
 
 TEST_SPLIT_NAMES = ("test", "validation", "valid", "val")
 
@@ -41,7 +42,8 @@ def load_dataset_dict(
 
     Raises:
         FileNotFoundError: If the folder does not exist.
-        ValueError: If an option does not go with a folder made by `save_to_disk`.
+        ValueError: If an option does not go with a folder made by `save_to_disk`, or a folder of images has images
+            outside a class folder or class folders without an image; see `check_class_folders`.
     """
     if name_or_path == EMBEDDED:
         return digits()
@@ -56,9 +58,13 @@ def load_dataset_dict(
         raise FileNotFoundError(f"{name_or_path} is not a folder")
     source = str(folder) if folder.is_dir() else str(name_or_path)
     loaded = datasets.load_dataset(source, config_name, revision=revision, data_files=data_files)
-    if folder.is_dir() and all(list(split.features) == ["image"] for split in loaded.values()):
-        # one folder of images could be a class or a heap; here it is a class
-        loaded = datasets.load_dataset("imagefolder", data_dir=source, drop_labels=False)
+    images = images_by_split(folder, loaded) if folder.is_dir() else None
+    if images is not None:
+        if config_name is None and data_files is None and not has_own_configuration(folder):
+            check_class_folders(folder, images)
+        if any("label" not in split.features for split in loaded.values()):
+            # one folder of images could be a class or a heap; here it is a class
+            loaded = datasets.load_dataset(source, config_name, data_files=data_files, drop_labels=False)
     return loaded
 
 
