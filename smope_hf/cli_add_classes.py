@@ -91,11 +91,19 @@ def add_classes(
     trainer = ContinualTrainer.from_checkpoint(
         model, stream, output_dir=output, revision=revision, backbone=backbone, old_tests=old_tests, **settings
     )
+    trainer.accelerator.print(_announcement(trainer.stream[-1]))
     trainer.train()
     if old_tests is None:
         trainer.accelerator.print("Old classes were not measured: --test-data takes images of them.")
     trainer.accelerator.print(f"The model with its new classes: {trainer.saved_tasks()[-1]}")
     trainer.accelerator.end_training()
+
+
+def _announcement(task) -> str:
+    """What will be learned, as it can still be stopped: a class cannot be taken from a model again."""
+    counts = [int((task.train.labels == class_id).sum()) for class_id in task.class_ids]
+    classes = [f"{name!r} ({n} image{'s' * (n != 1)})" for name, n in zip(task.class_names, counts)]
+    return f"Learning task {task.index + 1}: {', '.join(classes)}"
 
 
 def _old_tests(data: str, known: list[list[str]], options: dict, columns: dict) -> list:

@@ -435,7 +435,8 @@ def test_add_classes_reads_new_and_old_images_from_columns_of_different_names(pl
     command += ("--test-data", tmp_path / "tests")
     assert "--test-data" in fails(*command, *fine) and "--test-split" in fails(*command, *fine)
     assert "several label columns" in fails(*command, *held_out)
-    smope(*command, *fine, *held_out, "--test-image-column", "img", "--epochs", "1")
+    told = smope(*command, *fine, *held_out, "--test-image-column", "img", "--epochs", "1").stdout
+    assert told.startswith("Learning task 4: 'newcomer' (6 images)\n")  # before it trains
     row = json.loads((tmp_path / "out" / "metrics.json").read_text())["accuracy_matrix"][-1]
     assert None not in row[:3] and row[3] is None
 
