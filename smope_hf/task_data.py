@@ -62,8 +62,8 @@ def load_dataset_dict(
     if images is not None:
         if config_name is None and data_files is None and not has_own_configuration(folder):
             check_class_folders(folder, images)
-        if any("label" not in split.features for split in loaded.values()):
-            # one folder of images could be a class or a heap; here it is a class
+        if any("label" not in split.features or split.data.column("label").null_count for split in loaded.values()):
+            # left to itself, imagefolder gives no label to a class that is alone in all or in the first of the splits
             loaded = datasets.load_dataset(source, config_name, data_files=data_files, drop_labels=False)
     return loaded
 

@@ -388,3 +388,10 @@ def test_other_folders_that_datasets_reads_work(tmp_path):
     (stray / "README.md").unlink()
     (stray / "metadata.csv").write_text("file_name,kind\nsix/0.png,A\ncover.png,B\n")
     assert classes(stray, label_column="kind") == ["A", "B"]
+
+
+def test_one_class_is_learned_where_the_test_folder_has_more(tmp_path):
+    folder = photos(tmp_path / "photos", "train test")
+    spoil(folder, "move, train/seven, unsorted")
+    stream = TaskStream.load(folder, class_lists=[["six"]])
+    assert stream.class_names == ["six"] and len(stream[0].train) == len(stream[0].test) == 2
