@@ -75,10 +75,7 @@ def add_classes(
     if test_data is None and any(value is not None for value in test_options.values()):
         raise ValueError("--test-split, --test-image-column and --test-label-column are of --test-data: give it too")
     if classes is not None:
-        names = [name.strip() for name in classes.split(",")]
-        if not all(names):
-            raise ValueError(f"--classes {classes!r} has an empty name; give names separated by single commas")
-        tasks = {"class_lists": [names]}
+        tasks = {"class_lists": [_chosen(classes, data, label_column)]}
     else:
         tasks = {"num_tasks": 1, "shuffle_classes": False}
     stream = TaskStream.load(data, **tasks, **columns, test_fraction=test_fraction, allow_no_test=test_fraction == 0)
@@ -91,11 +88,35 @@ def add_classes(
     trainer = ContinualTrainer.from_checkpoint(
         model, stream, output_dir=output, revision=revision, backbone=backbone, old_tests=old_tests, **settings
     )
+    trainer.accelerator.print(_announcement(trainer.stream[-1]))
     trainer.train()
     if old_tests is None:
         trainer.accelerator.print("Old classes were not measured: --test-data takes images of them.")
     trainer.accelerator.print(f"The model with its new classes: {trainer.saved_tasks()[-1]}")
     trainer.accelerator.end_training()
+
+
+def _chosen(classes: str, data: str, label_column: str | None) -> list[str]:
+    """The names between commas; as one name what is the name of a class, the longest first."""
+    from .task_data import load_class_names
+
+    parts = classes.split(",")
+    known = set(load_class_names(data, label_column)) if len(parts) > 1 else set()
+    names = []
+    while parts:
+        end = next((end for end in range(len(parts), 1, -1) if ",".join(parts[:end]).strip() in known), 1)
+        names.append(",".join(parts[:end]).strip())
+        parts = parts[end:]
+    if not all(names):
+        raise ValueError(f"--classes {classes!r} has an empty name; give names separated by single commas")
+    return names
+
+
+def _announcement(task) -> str:
+    """What will be learned, as it can still be stopped: a class cannot be taken from a model again."""
+    counts = [int((task.train.labels == class_id).sum()) for class_id in task.class_ids]
+    classes = [f"{name!r} ({n} image{'s' * (n != 1)})" for name, n in zip(task.class_names, counts)]
+    return f"Learning task {task.index + 1}: {', '.join(classes)}"
 
 
 def _old_tests(data: str, known: list[list[str]], options: dict, columns: dict) -> list:

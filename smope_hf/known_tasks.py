@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .named_settings import some_names
 from .task_data import (
     TEST_SPLIT_NAMES,
     Classes,
@@ -15,7 +16,6 @@ from .task_data import (
 )
 from .task_partition import RowSampler
 from .task_split import TaskSplit
-from .tasks import some_names
 
 
 def load_known_tests(

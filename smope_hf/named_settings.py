@@ -2,7 +2,7 @@
 
 import difflib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 
 MAX_EXPERTS = 2**14  # per head; in the six layers of a ViT-B these are 600 MB
@@ -48,3 +48,9 @@ class NamedSettings:
     def __new__(cls, *values, **settings):
         check_names(cls.__name__, settings, (setting.name for setting in fields(cls)))
         return super().__new__(cls)
+
+
+def some_names(names: Sequence[str], limit: int = 5) -> str:
+    """The first names, quoted, and how many more there are; for messages."""
+    shown = ", ".join(repr(name) for name in names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

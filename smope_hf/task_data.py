@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from .embedded_data import EMBEDDED, digits
+from .folder_layout import check_class_folders, has_own_configuration, images_by_split
 
 TEST_SPLIT_NAMES = ("test", "validation", "valid", "val")
 
@@ -41,7 +42,9 @@ def load_dataset_dict(
 
     Raises:
         FileNotFoundError: If the folder does not exist.
-        ValueError: If an option does not go with a folder made by `save_to_disk`.
+        OSError: If there is neither such a folder nor such a data set, or the Hub cannot be reached.
+        ValueError: If an option does not go with a folder made by `save_to_disk`, or a folder of images has images
+            outside a class folder or class folders without an image; see `check_class_folders`.
     """
     if name_or_path == EMBEDDED:
         return digits()
@@ -54,12 +57,37 @@ def load_dataset_dict(
         return loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({"train": loaded})
     if not folder.is_dir() and str(name_or_path).startswith(("/", "./", "../", "~")):
         raise FileNotFoundError(f"{name_or_path} is not a folder")
-    source = str(folder) if folder.is_dir() else str(name_or_path)
-    loaded = datasets.load_dataset(source, config_name, revision=revision, data_files=data_files)
-    if folder.is_dir() and all(list(split.features) == ["image"] for split in loaded.values()):
-        # one folder of images could be a class or a heap; here it is a class
-        loaded = datasets.load_dataset("imagefolder", data_dir=source, drop_labels=False)
+    if folder.is_dir():
+        return _load_folder(folder, config_name, revision, data_files)
+    try:
+        return datasets.load_dataset(str(name_or_path), config_name, revision=revision, data_files=data_files)
+    except (ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise OSError(
+            f"{str(name_or_path)!r} is no folder here and could not be had from the Hub ({reason}). Check the name; a "
+            "private data set needs `hf auth login` or HF_TOKEN."
+        ) from error
+
+
+def _load_folder(folder: Path, config_name: str | None, revision: str | None, data_files: Any) -> datasets.DatasetDict:
+    loaded = datasets.load_dataset(str(folder), config_name, revision=revision, data_files=data_files)
+    images = images_by_split(folder, loaded)
+    if images is None:
+        return loaded
+    if config_name is None and data_files is None and not has_own_configuration(folder):
+        check_class_folders(folder, images)
+    if any("label" not in split.features or split.data.column("label").null_count for split in loaded.values()):
+        # left to itself, imagefolder gives no label to a class that is alone in all or in the first of the splits
+        return datasets.load_dataset(str(folder), config_name, data_files=data_files, drop_labels=False)
     return loaded
+
+
+def load_class_names(name_or_path: str | Path, label_column: str | None = None) -> list[str]:
+    """Names of the classes of a data set's split "train", if any; arguments and errors as for `load_dataset_dict`."""
+    dataset = load_dataset_dict(name_or_path)
+    if "train" not in dataset:
+        return []
+    return read_classes(dataset, ["train"], find_label_column(dataset["train"].features, label_column)).names
 
 
 def find_image_column(features: Mapping[str, Any], image_column: str | None = None) -> str:

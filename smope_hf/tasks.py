@@ -8,6 +8,7 @@ from typing import Any
 import datasets
 import numpy as np
 
+from .named_settings import some_names
 from .task_data import Classes, find_image_column, find_label_column, find_test_split, load_dataset_dict, read_classes
 from .task_manifest import build_manifest
 from .task_partition import RowSampler, check_max_tasks, class_groups
@@ -148,7 +149,8 @@ class TaskStream(Sequence[Task]):
 
         Raises:
             FileNotFoundError: If the folder does not exist.
-            ValueError: As for `TaskStream`.
+            ValueError: As for `TaskStream`, or a folder of images has images outside a class folder, or class folders
+                without an image.
         """
         dataset = load_dataset_dict(name_or_path, config_name=config_name, revision=revision, data_files=data_files)
         folder = Path(name_or_path).expanduser()
@@ -278,9 +280,3 @@ def _select(
     merged = np.concatenate(rows)
     order = np.argsort(merged)
     return TaskSplit(dataset.select(merged[order]), labels[order], image_column, source_split, merged[order])
-
-
-def some_names(names: Sequence[str], limit: int = 5) -> str:
-    """The first names, quoted, and how many more there are; for messages."""
-    shown = ", ".join(repr(name) for name in names[:limit])
-    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

@@ -1,6 +1,7 @@
 """Images and labels that are wrong or odd: each works as documented, or is named by row and column before training."""
 
 import re
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -301,3 +302,96 @@ def test_a_folder_of_images_is_checked_as_any_data_set(tmp_path):
         checked(stream)
     assert str(tmp_path) not in str(error.value)
     assert len(rows_of(checked(stream, "skip", num_workers=2), "train")) == 119
+
+
+def copy(place, target):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(place.read_bytes())
+
+
+def spoil(folder, how: str):
+    """Folder with class folders, or with splits, in which something is made, copied, moved or linked."""
+    kind, *places = how.split(", ")
+    *source, target = [folder / place for place in places]
+    if kind == "make":
+        target.mkdir(parents=True)
+    elif kind == "copy":
+        copy(*source, target)
+    elif kind == "move":
+        source[0].rename(target)
+    else:
+        target.symlink_to(source[0])
+
+
+ASTRAY = [  # splits, what is done, what is said
+    ("", "copy, six/0.png, cover.png", "outside a class folder: '{}/cover.png'."),
+    ("train test", "copy, train/six/0.png, train/cover.png", "outside a class folder: '{}/train/cover.png'."),
+    ("", "copy, six/0.png, six/more/0.png", "inside a class folder: '{}/six/more'."),
+    ("Training Testing", "make, new", "would be one class: '{}/Testing/seven', .*; .*'{}/new'."),
+    ("", "make, eight", "no image can be read .*: '{}/eight'."),
+    ("", "make, test", "no image can be read .*: '{}/test'."),
+    ("train test", "make, test/eight/more", "no image can be read .*: '{}/test/eight'."),
+    ("", "copy, six/0.png, eight/0.heic", "no image can be read .*: '{}/eight'."),
+    ("", "link, six, eight", "no image can be read .*: '{}/eight'."),
+    ("", "move, six/0.png, six/0.Png", "left out .*: '{}/six/0.Png'."),
+    ("", "copy, six/0.png, six/val_1.png", "left out .*: '{}/seven/0.png', .*'{}/six/1.png'."),
+    ("train test", "move, test/six, test/train", "in two splits .*: '{}/test/train/0.png', '{}/test/train/1.png'."),
+    ("", "move, six, test tube", "no class folder .*'{}/test tube/0.png' .'{}/test tube' is taken for a split folder"),
+]
+
+
+def photos(folder, splits="") -> Path:
+    places = [folder / split / name for split in splits.split() or ("",) for name in ("six", "seven")]
+    for number, place in enumerate(places):
+        place.mkdir(parents=True)
+        for image in range(2):
+            Pillow.new("RGB", (4, 4), (number, image, 0)).save(place / f"{image}.png")
+    return folder
+
+
+def load_photos(folder, **options) -> TaskStream:
+    return TaskStream.load(folder, num_tasks=1, shuffle_classes=False, allow_no_test=True, **options)
+
+
+@pytest.mark.parametrize(("splits", "how", "message"), ASTRAY, ids=[how for _, how, _ in ASTRAY])
+def test_a_folder_of_which_an_image_or_a_class_would_go_astray_is_refused(tmp_path, splits, how, message):
+    spoil(photos(tmp_path / "photos", splits), how)
+    with pytest.raises(ValueError, match=message.replace("{}", re.escape(str(tmp_path / "photos")))) as error:
+        load_photos(tmp_path / "photos")
+    assert f"Allowed: {tmp_path}/photos/CLASS/IMAGE" in str(error.value)
+
+
+def test_images_without_a_class_folder_are_no_class(tmp_path):
+    photos(tmp_path / "photos")
+    with pytest.raises(
+        ValueError, match="no class folder for them, the first is '.*/six/0.png'. Allowed: .*/CLASS/IM"
+    ):
+        load_photos(tmp_path / "photos" / "six")
+
+
+def test_other_folders_that_datasets_reads_work(tmp_path):
+    def classes(folder, how="", **options):
+        if how:
+            spoil(folder, how)
+        return load_photos(folder, **options).class_names
+
+    both = ["seven", "six"]
+    assert classes(photos(tmp_path / "data" / "deep"), "copy, six/0.png, six/notes/a.txt") == both
+    assert classes(tmp_path / "data", "make, deep/.hidden") == both
+    assert classes(photos(tmp_path / "split", "my-train val"), "copy, val/six/0.png, unsorted/0.png") == both
+    assert classes(tmp_path / "split", "copy, val/six/0.png, cover.png") == both
+    stray = photos(tmp_path / "stray")
+    copy(stray / "six" / "0.png", stray / "cover.png")
+    assert classes(stray, data_files={"train": "s*/0.png"}) == both
+    (stray / "README.md").write_text("---\nconfigs:\n- config_name: own\n  data_files: s*/*\n---\nMine")
+    assert classes(stray) == both
+    (stray / "README.md").unlink()
+    (stray / "metadata.csv").write_text("file_name,kind\nsix/0.png,A\ncover.png,B\n")
+    assert classes(stray, label_column="kind") == ["A", "B"]
+
+
+def test_one_class_is_learned_where_the_test_folder_has_more(tmp_path):
+    folder = photos(tmp_path / "photos", "train test")
+    spoil(folder, "move, train/seven, unsorted")
+    stream = TaskStream.load(folder, class_lists=[["six"]])
+    assert stream.class_names == ["six"] and len(stream[0].train) == len(stream[0].test) == 2

@@ -10,7 +10,7 @@ import pytest
 from runs import save_backbone, tiny_stream, tiny_trainer
 from typer.testing import CliRunner
 
-from smope_hf import SMoPEForImageClassification
+from smope_hf import SMoPEForImageClassification, cli_add_classes
 from smope_hf.cli import app
 from smope_hf.cli_common import names_in_short, ranges
 from smope_hf.cli_inspect import routing_health, warnings
@@ -454,6 +454,28 @@ def test_add_classes_takes_no_empty_class_name(place, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_add_classes_takes_a_class_with_commas_in_its_name(tmp_path):
+    import datasets
+
+    rows = tiny_stream()[0].train.dataset.select(range(6)).remove_columns("label")
+    rows = rows.add_column("kind", ["fox", "red", "fox, red", "hare", "a,b", "b"])
+    datasets.DatasetDict({"train": rows}).save_to_disk(tmp_path)
+    for classes, names in {
+        "fox, red": ["fox, red"],
+        "fox, red,hare": ["fox, red", "hare"],
+        "hare, a,b , b": ["hare", "a,b", "b"],
+        "red, fox": ["red", "fox"],
+        "fox,new": ["fox", "new"],  # which is named as no class of the data
+    }.items():
+        assert cli_add_classes._chosen(classes, str(tmp_path), "kind") == names
+
+
+def test_data_that_is_neither_a_folder_nor_on_the_hub_is_said_to_be_neither(place, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    line = fails("add-classes", place / "run", "--data", "nosuchfolder", "--output", tmp_path / "out")
+    assert "'nosuchfolder' is no folder here and could not be had from the Hub (" in line and "Check the name" in line
+
+
 def test_add_classes_reads_new_and_old_images_from_columns_of_different_names(place, tmp_path):
     """New classes in a folder of images, tests in a data set with two label columns, as CIFAR-100 has."""
     import datasets
@@ -472,7 +494,8 @@ def test_add_classes_reads_new_and_old_images_from_columns_of_different_names(pl
     command += ("--test-data", tmp_path / "tests")
     assert "--test-data" in fails(*command, *fine) and "--test-split" in fails(*command, *fine)
     assert "several label columns" in fails(*command, *held_out)
-    smope(*command, *fine, *held_out, "--test-image-column", "img", "--epochs", "1")
+    told = smope(*command, *fine, *held_out, "--test-image-column", "img", "--epochs", "1").stdout
+    assert told.startswith("Learning task 4: 'newcomer' (6 images)\n")  # before it trains
     row = json.loads((tmp_path / "out" / "metrics.json").read_text())["accuracy_matrix"][-1]
     assert None not in row[:3] and row[3] is None
 
