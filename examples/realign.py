@@ -46,9 +46,9 @@ from smope_hf.safe_json import read_json
 from smope_hf.statistics_pass import carried_along
 from smope_hf.task_manifest import manifest_differences
 from smope_hf.task_split import TaskSplit
+from smope_hf.training_args import CLOSED_FORMS
 
 ESTIMATED, AFRESH = "estimated", "afresh"
-CLOSED_FORMS = ("lda", "ncm")
 HELD_OUT, TEST = "held_out", "test"
 
 
