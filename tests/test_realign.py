@@ -78,6 +78,7 @@ def test_what_it_cannot_do_is_refused(finished, monkeypatch, capsys):
 @pytest.mark.slow
 def test_other_images_than_the_runs_and_a_cut_run_are_refused(finished, tmp_path, monkeypatch):
     run = shutil.copytree(finished / "smope" / "seed-0", tmp_path / "run")
+    (run / "realigned.json").unlink(missing_ok=True)  # of another test on the same run
     settings = read(run, "settings.json")
     (run / "settings.json").write_text(json.dumps(settings | {"class_order_seed": 1}))
     with pytest.raises(SystemExit, match="has learned other tasks than these of --dataset embedded: task 0: classes"):
