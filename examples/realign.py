@@ -59,14 +59,14 @@ class TaskFeatures:
     Args:
         before: of its training images under the prompts before the task; None for the first.
         after: of the same images under the prompts after the task.
-        last: of the same images under the last prompts.
+        last: of the same images under the last prompts; None where nobody asked.
         labels: of the same images.
         probes: for held-out and test images features under the last prompts and class ids.
     """
 
     before: Tensor | None
     after: Tensor
-    last: Tensor
+    last: Tensor | None
     labels: Tensor
     probes: dict[str, tuple[Tensor, Tensor]]
 
@@ -146,8 +146,8 @@ def stream_of(run: Path, data, args, accelerator):
     return stream
 
 
-def features_of(run: Path, data, args, backbone: str | None, held_out: int) -> Iterator[TaskFeatures]:
-    """The features of a run, task by task."""
+def features_of(run: Path, data, args, backbone: str | None, held_out: int, afresh: bool) -> Iterator[TaskFeatures]:
+    """The features of a run, task by task; with `afresh` also those under the last prompts."""
     taken = FeaturePass(run, args, backbone)
     stream = stream_of(run, data, args, taken.accelerator)
     everything = replace(data, max_train_samples_per_class=None, imbalance_factor=1.0)
@@ -157,14 +157,16 @@ def features_of(run: Path, data, args, backbone: str | None, held_out: int) -> I
         probes = {TEST: tuple(taken([last], task.test))}
         if whole is not None:
             probes[HELD_OUT] = tuple(taken([last], held_out_images(task.train, whole[task.index].train, held_out)))
-        after = taken.model_after(task.index)
-        models = [model for model in (before, after, last) if model is not None]
+        of_last = task.index == len(stream) - 1
+        after = last if of_last else taken.model_after(task.index)
+        models = [model for model in (before, after, last if afresh and not of_last else None) if model is not None]
         with ExitStack() as raw:  # as class statistics are taken
             for model in models:
                 raw.enter_context(model.raw_routing())
-            *earlier, now, at_last, labels = taken(models, task.train)
+            *features, labels = taken(models, task.train)
+        earlier = None if before is None else features.pop(0)
         before = after
-        yield TaskFeatures(earlier[0] if earlier else None, now, at_last, labels, probes)
+        yield TaskFeatures(earlier, features[0], features[-1] if afresh else None, labels, probes)
 
 
 def statistics_of(tasks: list[TaskFeatures], args, afresh: bool) -> ClassStatistics:
@@ -256,9 +258,13 @@ def main():
         sys.exit(f"error: {error}")
     for run, (data, args, closed_form) in settings.items():
         try:
-            tasks = list(features_of(run, data, args, options.backbone, options.held_out))
+            wanted = [arguments_of(one, args, closed_form) for one in grid]
+            afresh = any(of_one for _, of_one in wanted)
+            tasks = list(features_of(run, data, args, options.backbone, options.held_out, afresh))
             thirds = data.imbalance_factor > 1
-            rows = [{"settings": one, **measure(tasks, *arguments_of(one, args, closed_form), thirds)} for one in grid]
+            rows = [
+                {"settings": one, **measure(tasks, *given, thirds)} for one, given in zip(grid, wanted, strict=True)
+            ]
         except (ValueError, OSError) as error:
             sys.exit(f"error: {error}")
         write_json(run / "realigned.json", {"held_out_per_class": options.held_out, "rows": rows})
