@@ -88,6 +88,7 @@ def continue_from(
     image_processor = AutoImageProcessor.from_pretrained(source.folder, backend="pil")
     trainer = trainer_class(model, args, continued, image_processor, callbacks, state=state)
     trainer.logged_steps = saved["logged_steps"]
+    source.check_unchanged()
     return trainer
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
@@ -34,8 +34,10 @@ from .modeling_incremental import IncrementalClassifier
 from .pretrained import WEIGHTS, holds_backbone
 from .registry import MODEL_CLASSES, config_of
 from .safe_json import read_json
+from .unchanged_files import Identity, check_unchanged, identities
 
 MARK = "smope-checkpoint: "  # before the hash in a commit's message
+LOADED = (".json", ".safetensors")  # endings of what a model is loaded from
 CARD_FILE, CONFIG_FILE = "README.md", "config.json"
 WITH_BACKBONE = (  # how to ask for it, in Python and on the command line
     "include_backbone (--include-backbone of `smope push`, --hub-include-backbone of `smope train` and `smope "
@@ -232,16 +234,32 @@ class CheckpointSource:
         folder: with its files, on this machine.
         name: what to load the model by: the Hub id, or the folder.
         commit: on the Hub; None for a folder.
+        seen: its files as they were when it was found.
     """
 
     folder: Path
     name: str
     commit: str | None
+    seen: dict[Path, Identity] = field(default_factory=dict, repr=False, compare=False)
 
     def load_model(self, **options) -> IncrementalClassifier:
-        """The model; options as for `from_pretrained`."""
+        """The model; options as for `from_pretrained`.
+
+        Raises:
+            ValueError: also when a file of the checkpoint has changed since it was found.
+        """
         model_class = MODEL_CLASSES[config_of(self.folder).model_type]
-        return model_class.from_pretrained(self.name, revision=self.commit, **options)
+        model = model_class.from_pretrained(self.name, revision=self.commit, **options)
+        self.check_unchanged()
+        return model
+
+    def check_unchanged(self):
+        """Refuse a checkpoint of which a file has changed since it was found: its parts may be of two models.
+
+        Raises:
+            ValueError: naming the file.
+        """
+        check_unchanged(self.seen)
 
     def __str__(self) -> str:
         return self.name if self.commit is None else f"{self.name} at commit {self.commit[:12]}"
@@ -263,6 +281,7 @@ def find_checkpoint(
     """
     path = Path(name_or_path).expanduser()
     source = _find_folder(path, revision) if path.is_dir() else _download(name_or_path, revision, token)
+    source = replace(source, seen=identities(file for file in source.folder.iterdir() if file.suffix in LOADED))
     for file in sorted(source.folder.glob("*.json")):  # before libraries that trust them read them
         read_json(file)
         if file.name in PROCESSOR:
