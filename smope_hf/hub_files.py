@@ -151,9 +151,15 @@ def stage(
         backbone: where the base model is, if not where the checkpoint says.
         token: to load the base model with.
         license: for the card.
+
+    Raises:
+        ValueError: when a file of the folder is not the one that was saved, or changes meanwhile.
     """
     scratch.mkdir(parents=True)
     files = {path.name: path for path in sorted(folder.iterdir()) if is_checkpoint_file(path.name)}
+    seen = identities(file for file in files.values() if file.suffix in LOADED)
+    for file in seen:  # its hash is taken anew below, which must not make a damaged file a sound one
+        check_file(file)
     config = config_of(folder)
     model_class = MODEL_CLASSES[config.model_type]
     model_files = folder
@@ -174,6 +180,7 @@ def stage(
     (scratch / CARD_FILE).write_text(card, encoding="utf-8")
     files |= {path.name: path for path in sorted(scratch.iterdir()) if is_checkpoint_file(path.name)}
     write_checksums(scratch, files.values())
+    check_unchanged(seen)
     files[CHECKSUMS_FILE] = scratch / CHECKSUMS_FILE
     names = manifest["tasks"][-1]["class_names"]
     shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

@@ -10,10 +10,11 @@ import torch
 from runs import save_backbone, tiny_stream, tiny_trainer
 from test_checksums import EDITS
 
-from smope_hf import ContinualTrainer, SMoPEForImageClassification, checkpoint, continuation, pretrained
+from smope_hf import ContinualTrainer, SMoPEForImageClassification, checkpoint, continuation, pretrained, staged_upload
 from smope_hf.checkpoint import load_manifest, load_state, load_statistics
-from smope_hf.checksums import update_checksums
-from smope_hf.hub_files import find_checkpoint
+from smope_hf.checksums import CHECKSUMS_FILE, listed, update_checksums
+from smope_hf.hub_files import find_checkpoint, stage
+from smope_hf.staged_upload import ChangedFileError, additions
 from smope_hf.state_folder import read_content, read_tensors, write_state
 from smope_hf.unchanged_files import check_unchanged, identities
 
@@ -164,3 +165,26 @@ def test_a_file_that_comes_or_goes_is_a_change(tmp_path):
     file.unlink()
     with pytest.raises(ValueError, match="was changed"):
         check_unchanged(seen)
+
+
+def test_what_is_uploaded_is_what_was_hashed(task, tmp_path, monkeypatch):
+    staged = stage(task, "me/model", tmp_path / "scratch", include_backbone=False, remote_code=False)
+    hashes = listed(staged.files[CHECKSUMS_FILE])
+    whole = {operation.path_in_repo: operation for operation in additions(staged.files, hashes)}
+    contents = {path: file.read_bytes() for path, file in staged.files.items()}
+    for name in EDITS:
+        put_beside(staged.files[name], contents[name] + b" ")
+        for most in (2**20, 0):  # from memory, and by its name
+            monkeypatch.setattr(staged_upload, "MOST_IN_MEMORY", most)
+            with pytest.raises(ChangedFileError, match=f"{name} was changed while it was pushed.*Push again"):
+                additions(staged.files, hashes)
+        with whole[name].as_file() as file:  # was read before, and is what goes to the Hub
+            assert file.read() == contents[name]
+        staged.files[name].write_bytes(contents[name])
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_a_damaged_file_is_not_pushed_with_a_hash_made_anew(task, tmp_path, name):
+    EDITS[name][0](task)
+    with pytest.raises(ValueError, match=f"^{task / name} is not the file that was saved"):
+        stage(task, "me/model", tmp_path / "scratch", include_backbone=False, remote_code=False)
