@@ -104,7 +104,9 @@ def on_the_page(path):
         return str(error)
 
 
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if ":" in name else ()) for name in PICTURES]
+)
 def test_every_place_uses_a_picture_or_none(tmp_path, name):
     content, reason = PICTURES[name]
     path = tmp_path / "picture"

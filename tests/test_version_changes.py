@@ -109,7 +109,7 @@ def test_a_run_under_the_same_versions_says_nothing(backbone, whole, run, capsys
     assert_same_run(whole, run)
 
 
-def test_a_task_of_other_versions_is_gone_on_from_with_a_warning(backbone, whole, run, capsys):
+def test_a_task_of_other_versions_is_gone_on_from_with_a_warning(backbone, run, capsys):
     shutil.rmtree(run / "state")
     rewrite(run / "task-01", OTHERS)
     told, content = going_on(backbone, run, capsys)
@@ -121,7 +121,6 @@ def test_a_task_of_other_versions_is_gone_on_from_with_a_warning(backbone, whole
     assert warnings_of_run(RunFolder(run)).count(warning) == 1
     assert load_state(run / "task-03")["version_changes"] == [change]
     assert load_state(run / "task-03")["versions"] == versions()
-    assert_same_tensors(whole / "task-03", run / "task-03")
     told, content = going_on(backbone, run, capsys)  # behind its last task, which versions of now have written
     assert told == [] and content["version_changes"] == [change]
 
@@ -150,7 +149,8 @@ def test_a_state_without_versions_is_of_unknown_ones(backbone, run, capsys):
     assert len(told) == 1 and f"under other versions: {', '.join(versions())} were not recorded." in told[0]
 
 
-@pytest.mark.parametrize("found", [OTHERS, pytest.param({}, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("found", [OTHERS, {}])
 def test_new_classes_for_a_model_of_other_versions_come_with_a_warning(whole, tmp_path, capsys, found):
     before = shutil.copytree(whole / "task-02", tmp_path / "task-02")
     rewrite(before, found)
