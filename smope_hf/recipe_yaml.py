@@ -10,15 +10,15 @@ from .safe_json import shown
 
 MAX_BYTES = 64 * 2**10
 MAX_DEPTH = 4  # a file's settings, and lists in them
+LEFT_OUT = (":bool", ":float", ":timestamp", ":merge")  # of what YAML 1.1 makes of words
 ALLOWED = "one line `name: value` for each setting, such as `epochs: 5`"
 
 
 class RecipeLoader(yaml.SafeLoader):
     """YAML 1.2's numbers and switches: 1e-5 is a number, and `mixed_precision: no` a text."""
 
-    left_out = (":bool", ":float", ":timestamp", ":merge")
     yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(left_out)]
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(LEFT_OUT)]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -52,8 +52,6 @@ def load_recipe(path: str | os.PathLike):
         return yaml.load(text, Loader=RecipeLoader)
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{path} is not a YAML file: {_short(str(error))}") from error
-    except OverflowError as error:
-        raise ValueError(f"{path} holds a number that is too large: {_short(str(error))}") from error
 
 
 def _text(path: str | os.PathLike) -> str:
@@ -81,6 +79,8 @@ def _check_events(text: str, path: str | os.PathLike):
         where = f"{path}, line {event.start_mark.line + 1}"
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise ValueError(f"{where}: {shown(event.anchor)} is an anchor or alias (& or *). Write the value out.")
+        if getattr(event, "tag", None) is not None:
+            raise ValueError(f"{where}: {shown(event.tag)} is a tag (!). Leave it out: settings need none.")
         if isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
             keys.pop()
             awaiting.pop()
