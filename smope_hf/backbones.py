@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.utils.hub import resolve_revision
 
-from .base_guard import check_base_weights, read_base_config
+from .base_guard import check_base_weights, check_no_adapter, read_base_config
 from .config_guard import check_backbone_sizes, check_same_backbone
 
 if TYPE_CHECKING:  # loading the code of models takes seconds, and a config needs none of it
@@ -115,12 +115,21 @@ def family_of(config: PreTrainedConfig) -> BackboneFamily:
     Raises:
         ValueError: when the model type is not in the table; the message lists those that are.
     """
-    if config.model_type not in FAMILIES:
+    return family_named(config.model_type)
+
+
+def family_named(model_type: str) -> BackboneFamily:
+    """The row of the table for a model type.
+
+    Raises:
+        ValueError: when it is not in the table; the message lists those that are.
+    """
+    if model_type not in FAMILIES:
         raise ValueError(
-            f"backbone_config.model_type = {config.model_type!r} is not supported. Supported backbones: "
+            f"backbone_config.model_type = {model_type!r} is not supported. Supported backbones: "
             f"{', '.join(FAMILIES)}."
         )
-    return FAMILIES[config.model_type]
+    return FAMILIES[model_type]
 
 
 def head_shape(config: PreTrainedConfig) -> tuple[int, int]:
@@ -171,14 +180,18 @@ def load_backbone(
     name_or_path = local_name(name_or_path)
     cached = {key: value for key, value in hub_kwargs.items() if key != "force_download"}  # once is enough
     revision = resolve_revision(name_or_path, revision, **cached)
-    read_base_config(name_or_path, revision, hub_kwargs)
-    config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False, **cached)
-    if config.model_type not in FAMILIES and hasattr(config, "vision_config"):
-        config = config.vision_config
-    family = family_of(config)
+    content = read_base_config(name_or_path, revision, hub_kwargs)
+    kind = None if content is None else content.get("model_type")
+    if kind in CONFIG_MAPPING:
+        family = family_named(kind)
+        config = CONFIG_MAPPING[kind].from_dict(content)
+    else:  # no file, or a class that transformers lacks: it says so, and runs no code to have it
+        config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False, **cached)
+        family = family_of(config)
     if expected is not None:
         check_same_backbone(expected, config, str(name_or_path))
     check_backbone_sizes(config.to_dict(), f"config.json of {str(name_or_path)!r}")
+    check_no_adapter(name_or_path, revision, hub_kwargs)
     if use_safetensors:
         check_base_weights(name_or_path, revision, hub_kwargs, config, lambda: build_backbone(config, "sdpa"))
     fetch = cached if use_safetensors else hub_kwargs

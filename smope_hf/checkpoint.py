@@ -24,6 +24,7 @@ from .modeling_smope import SMoPEForImageClassification
 from .registry import config_of
 from .safe_json import read_json, shown
 from .state_guard import check_state, read_statistics
+from .stopwatch import as_measured
 from .task_manifest import check_manifest
 
 FORMAT_VERSION = 1
@@ -266,7 +267,7 @@ def load_state(folder: Path) -> dict:
         )
     check_state(state, file)
     check_file(file)
-    return state
+    return {**state, "seconds_by_task": [as_measured(task) for task in state["seconds_by_task"]]}
 
 
 def load_manifest(folder: Path) -> dict:

@@ -1,7 +1,6 @@
 """Going on from a checkpoint: a trainer for more classes, out of what the checkpoint carries."""
 
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 
 from transformers import AutoImageProcessor
@@ -19,7 +18,7 @@ from .checkpoint import (
 )
 from .continued_stream import ContinuedStream
 from .hub_files import CheckpointSource, find_checkpoint
-from .named_settings import nearest_name
+from .recipe_guard import arguments_to_go_on
 from .run_state import RunState
 from .task_split import TaskSplit
 from .tasks import TaskStream
@@ -54,7 +53,9 @@ def continue_from(
         callbacks: told what happens.
         token: for private repositories. Default: the one of `hf auth login` or HF_TOKEN.
         **settings: fields of [`ContinualTrainingArguments`] that are to differ from the checkpoint's recipe and its
-            `eval_batch_size`. Of the recipe `compare_alignments` is left out, which needs a run from the first task.
+            `eval_batch_size`, and those that no checkpoint decides (`smope_hf.training_args.OWN`), such as
+            `push_to_hub`. Of the recipe `compare_alignments` is left out, which needs a run from the first task. What
+            takes time or memory is taken up to a limit (`smope_hf.recipe_guard.MOST`); more must be given here.
             Behind two tasks or more, an `alignment` that begins with the head's rows as trained ("none", "gaussian",
             "gaussian-full") cannot follow one in closed form ("lda", "ncm"); the reverse can.
 
@@ -69,7 +70,7 @@ def continue_from(
     saved = load_state(source.folder)
     learned = load_manifest(source.folder)
     statistics, usage_history = load_statistics(source.folder)
-    args = _arguments(_settings_of(saved), source.folder, {**settings, "output_dir": str(output_dir)})
+    args = arguments_to_go_on(saved, source.folder, {**settings, "output_dir": str(output_dir)})
     continued = ContinuedStream(learned, stream, old_tests)
     model = source.load_model(backbone=backbone, **({"token": token} if token else {}))
     if "alignment" in settings:
@@ -129,35 +130,6 @@ def checkpoint_to_continue(
     same = added == [list(task.class_names) for task in stream][: len(added)]
     before = task_folder(checkpoint, origin["num_tasks"] - 1)
     return find_checkpoint(before) if same and before.is_dir() else source
-
-
-def _settings_of(saved: dict) -> dict:
-    """The recipe of a saved run, and the batches that its class statistics were summed up in: they round by them."""
-    size = saved.get("eval_batch_size")  # which older checkpoints lack
-    return saved["recipe"] if size is None else {**saved["recipe"], "eval_batch_size": size}
-
-
-def _arguments(recipe: dict, folder: Path, settings: dict) -> ContinualTrainingArguments:
-    """The checkpoint's recipe with the caller's settings over it."""
-    known = [field.name for field in fields(ContinualTrainingArguments)]
-    unknown = [name for name in recipe if name not in known]
-    if unknown:
-        raise ValueError(
-            f"The recipe in {folder} has the settings {unknown}, which this version of smope_hf does not know. "
-            "Install the version that wrote it; the model card names it."
-        )
-    wrong = [name for name in settings if name not in known]
-    if wrong:
-        nearest = " ".join(filter(None, (nearest_name(name, known) for name in wrong)))
-        raise ValueError(f"{wrong} are no training settings. {nearest or 'There are: ' + ', '.join(known) + '.'}")
-    kept = {name: value for name, value in recipe.items() if name not in settings and name != "compare_alignments"}
-    try:
-        return ContinualTrainingArguments(**kept, **settings)
-    except ValueError as error:
-        refused = [name for name in kept if f"ContinualTrainingArguments.{name} = " in str(error)]
-        if not refused:
-            raise
-        raise ValueError(f"{error} It is from the recipe in {folder}: set {refused[0]} too.") from error
 
 
 def _check_comparable(alignment: str, recipe: dict, num_tasks: int, source: CheckpointSource):

@@ -1,7 +1,6 @@
 """The files of a checkpoint on their way to and from the Hub."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from .checkpoint import (
     task_index,
 )
 from .checksums import CHECKSUMS_FILE, check_file, listed, sha256, write_checksums
+from .config_fields import CODE, shareable
 from .files import write_json
 from .model_card import PICTURE, card_of, is_hub_id
 from .modeling_incremental import IncrementalClassifier
@@ -163,9 +163,11 @@ def stage(
             model.config.base_model_name_or_path = None  # a folder's place is nobody's business
         model.save_pretrained(scratch, include_backbone=True)
         model_files = scratch
+    content = read_json(model_files / CONFIG_FILE)
+    shared = shareable(content, config.model_type) | ({"auto_map": auto_map(model_class)} if remote_code else {})
+    if shared != content:
+        write_json(scratch / CONFIG_FILE, shared)
     if remote_code:
-        content = json.loads((model_files / CONFIG_FILE).read_text(encoding="utf-8"))
-        write_json(scratch / CONFIG_FILE, {**content, "auto_map": auto_map(model_class)})
         files |= {file.name: file for file in code_files(model_class)}
     state, manifest = load_state(folder), load_manifest(folder)
     card = card_of(folder, repo_id=repo_id, standalone=include_backbone, remote_code=remote_code, license=license)
@@ -182,8 +184,7 @@ def stage(
 
 def auto_map(model_class: type[IncrementalClassifier]) -> dict[str, str]:
     """Where transformers' Auto classes find a model's code beside its config."""
-    classes = {"AutoConfig": model_class.config_class, "AutoModelForImageClassification": model_class}
-    return {auto: f"{kind.__module__.split('.')[-1]}.{kind.__name__}" for auto, kind in classes.items()}
+    return CODE[model_class.config_class.model_type]
 
 
 def code_files(model_class: type[IncrementalClassifier]) -> list[Path]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from .checkpoint import task_folder
 from .run_state import check_same_run, comparable_fields
 from .state_folder import STATE_FOLDER, advice, read_content, read_tensors, remove_state, write_state
+from .stopwatch import as_measured, seconds_since
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
 
@@ -99,7 +100,7 @@ class MidTask:
             seconds: the task's record of them; what an earlier part of the run took is added to it.
         """
         if self.content is not None:
-            for stage, spent in self.content["seconds"].items():
+            for stage, spent in as_measured(self.content["seconds"]).items():
                 seconds[stage] = round(seconds.get(stage, 0.0) + spent, 3)
         self.seconds, self.since = seconds, time.perf_counter()
 
@@ -183,7 +184,7 @@ class MidTask:
                     state = optimizer.state[parameter]
                     steps[key] = int(state["step"])
                     tensors |= {f"{moment}.{key}": state[moment] for moment in MOMENTS}
-        training = self.seconds.get("training", 0.0) + time.perf_counter() - self.since
+        training = self.seconds.get("training", 0.0) + seconds_since(self.since)
         content = {
             "task": phase.task.index,
             "phase": phase.name,

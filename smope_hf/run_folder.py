@@ -17,6 +17,7 @@ from .run_state import model_settings
 from .safe_json import read_json
 from .state_folder import STATE_FOLDER, read_content
 from .state_guard import check_present, load_routing
+from .stopwatch import as_measured
 from .task_manifest import check_manifest
 from .training_routing_record import TRAINING_FILE, load_training_record
 
@@ -63,6 +64,8 @@ class RunFolder:
         if state := read_content(self.path / STATE_FOLDER):
             begun.append(state["task"])
         last = max(begun, default=-1)
+        if "seconds_by_task" in content:
+            content["seconds_by_task"] = [as_measured(task) for task in content["seconds_by_task"]]
         stale = len(content.get("accuracy_matrix", range(last + 1))) <= last
         return None if stale else content
 

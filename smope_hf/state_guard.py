@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import NoneType
 
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from .checksums import check_file
 from .safe_json import ADVICE, read_json, shown
 
 ROUTING_FILE = "routing.json"
+MAX_SECONDS = 10**10  # of a stage: three hundred years
 
 
 # ---------------------------------------------------------------------- class statistics
@@ -96,6 +98,19 @@ def _confusion(value) -> bool:
     return is_list_of(value, lambda row: row is None or (is_list_of(row, is_count) and len(row) == len(value)))
 
 
+def _is_origin(value) -> bool:
+    """Whether it tells of the checkpoint that a run went on from: its tasks choose which folder is followed."""
+    if not isinstance(value, dict):
+        return False
+    texts = all(isinstance(value.get(name), (str, NoneType)) for name in ("name", "commit"))
+    return texts and is_count(value.get("num_tasks")) and value["num_tasks"] > 0
+
+
+def _is_seconds(value) -> bool:
+    """Of a task's stage. Earlier versions have written less than 0 where a clock went back; see `as_measured`."""
+    return is_number(value) and abs(value) <= MAX_SECONDS
+
+
 def _triangle(value) -> bool:
     return is_list_of(value, lambda row: is_list_of(row, lambda cell: cell is None or is_fraction(cell)))
 
@@ -107,12 +122,12 @@ STATE_FIELDS = {
     "accuracy_matrix": (_triangle, "rows of fractions in [0, 1] or null"),
     "test_counts": (lambda value: is_list_of(value, lambda item: item is None or is_count(item)), "counts"),
     "seconds_by_task": (
-        lambda value: is_list_of(value, lambda task: is_object_of(task, lambda s: is_number(s) and s >= 0)),
+        lambda value: is_list_of(value, lambda task: is_object_of(task, _is_seconds)),
         "an object of seconds for each task",
     ),
     "logged_steps": (is_count, "an integer from 0"),
     "follows": (lambda value: value is None or is_text(value), "text or null"),
-    "continued_from": (lambda value: value is None or isinstance(value, dict), "an object or null"),
+    "continued_from": (lambda value: value is None or _is_origin(value), "null, or name, commit and num_tasks"),
     "task_confusion": (_confusion, "as many counts for each task as there are tasks, or null for it"),
     "versions": (lambda value: is_object_of(value, is_text), "an object of text"),
 }

@@ -34,6 +34,7 @@ from .run_health import health_of
 from .run_state import RunState
 from .seeding import derive_generator, derive_seed
 from .statistics_pass import StatisticsStage
+from .stopwatch import seconds_since
 from .task_data import check_tests
 from .task_split import TaskSplit
 from .tasks import Task, TaskStream
@@ -292,7 +293,7 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
         self.signals.stop_if_told(self.accelerator)
         start = time.perf_counter()
         yield
-        seconds[stage] = round(seconds.get(stage, 0.0) + time.perf_counter() - start, 3)
+        seconds[stage] = round(seconds.get(stage, 0.0) + seconds_since(start), 3)
 
     def bar(self, total: int, description: str):
         """A progress bar, on the main process only."""
