@@ -171,7 +171,7 @@ def load_backbone(
     name_or_path = local_name(name_or_path)
     cached = {key: value for key, value in hub_kwargs.items() if key != "force_download"}  # once is enough
     revision = resolve_revision(name_or_path, revision, **cached)
-    read_base_config(name_or_path, revision, hub_kwargs)
+    read_base_config(name_or_path, revision, hub_kwargs, FAMILIES)
     config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False, **cached)
     if config.model_type not in FAMILIES and hasattr(config, "vision_config"):
         config = config.vision_config

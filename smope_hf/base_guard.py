@@ -1,7 +1,7 @@
 """Checks of a base model before its weights take memory."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from torch import nn
 from transformers import PreTrainedConfig
@@ -9,12 +9,19 @@ from transformers.utils import CONFIG_NAME
 
 from .checkpoint_guard import build_on_meta, check_depth, check_memory
 from .config_guard import MAX_CONFIG_BYTES, check_forbidden, check_label_counts, sizes_of
-from .safe_json import read_json
+from .safe_json import read_json, shown
 from .weight_files import find_file, find_pickle, find_weights, read_headers
 
 
-def read_base_config(name: str | os.PathLike, revision: str | None, where: dict):
+def read_base_config(name: str | os.PathLike, revision: str | None, where: dict, families: Collection[str]):
     """Check the JSON of a base model's config; whether there is one is for transformers to say.
+
+    Args:
+        name: Hub id or folder.
+        revision: branch, tag or commit on the Hub.
+        where: as for `find_file`.
+        families: the model types that are supported. Configs of all others are code that would run on fields which
+            nobody has checked, and some fetch the config of another repository that a field names.
 
     Raises:
         ValueError: naming the field.
@@ -22,8 +29,25 @@ def read_base_config(name: str | os.PathLike, revision: str | None, where: dict)
     path = find_file(name, CONFIG_NAME, revision, where)
     if path is not None:
         content = read_json(path, MAX_CONFIG_BYTES)
+        check_model_type(content, str(path), families)
         check_label_counts(content, str(path))
         check_forbidden(content, str(path))
+
+
+def check_model_type(content: dict, source: str, families: Collection[str]):
+    """Refuse a base model of a family that is not supported, before its config is built.
+
+    Raises:
+        ValueError: listing those that are.
+    """
+    model_type = content.get("model_type")
+    with_text = {family.removesuffix("_vision_model") for family in families if family.endswith("_vision_model")}
+    if not isinstance(model_type, str) or model_type not in {*families, *with_text}:
+        code = "auto_map names code of its own, which is never run for a base model (trust_remote_code=False). "
+        raise ValueError(
+            f"{source}: model_type = {shown(model_type)} is not supported. {code if 'auto_map' in content else ''}"
+            f"Supported backbones: {', '.join(families)}."
+        )
 
 
 def check_base_weights(

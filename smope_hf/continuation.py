@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from transformers import AutoImageProcessor
-
 from .callbacks import ContinualCallback
 from .checkpoint import (
     MANIFEST_FILE,
@@ -19,6 +17,7 @@ from .checkpoint import (
 )
 from .continued_stream import ContinuedStream
 from .hub_files import CheckpointSource, find_checkpoint
+from .image_processors import load_image_processor
 from .named_settings import nearest_name
 from .run_state import RunState
 from .task_split import TaskSplit
@@ -71,6 +70,7 @@ def continue_from(
     statistics, usage_history = load_statistics(source.folder)
     args = _arguments(_settings_of(saved), source.folder, {**settings, "output_dir": str(output_dir)})
     continued = ContinuedStream(learned, stream, old_tests)
+    image_processor = load_image_processor(source.folder)
     model = source.load_model(backbone=backbone, **({"token": token} if token else {}))
     if "alignment" in settings:
         check_alignment(args.alignment, model.closed_form)
@@ -84,7 +84,6 @@ def continue_from(
         "num_tasks": len(learned["tasks"]),
     }
     state.follows = statistics_hash(source.folder)
-    image_processor = AutoImageProcessor.from_pretrained(source.folder, backend="pil")
     trainer = trainer_class(model, args, continued, image_processor, callbacks, state=state)
     trainer.logged_steps = saved["logged_steps"]
     return trainer
