@@ -185,7 +185,7 @@ def load_backbone(
     try:
         backbone = AutoModel._model_mapping[type(config)].from_pretrained(
             name_or_path, config=config, revision=revision, dtype=torch.float32, use_safetensors=use_safetensors,
-            **family.init_kwargs, **fetch,
+            trust_remote_code=False, **family.init_kwargs, **fetch,
         )  # fmt: skip
     except RuntimeError as error:  # transformers' word for tensors of other shapes than the config's
         raise ValueError(f"The weights of {str(name_or_path)!r} do not fit its config.json: {error}") from error
