@@ -119,8 +119,7 @@ def load_image_processor(name_or_path: str | os.PathLike, revision: str | None =
     """
     name = local_name(os.fspath(name_or_path))
     revision = resolve_revision(name, revision)
-    source, content = _read(name, revision)
-    check_image_processor(content, source)
+    source, content = read_image_processor(name, revision)
     kind = content.get("image_processor_type") or (content.get("feature_extractor_type") or "").replace(
         "FeatureExtractor", "ImageProcessor"
     )
@@ -128,6 +127,24 @@ def load_image_processor(name_or_path: str | os.PathLike, revision: str | None =
     if classes is None:
         classes = _classes_of_model(name, revision, source)
     return _available(classes, source).from_dict(content)
+
+
+def read_image_processor(name: str, revision: str | None = None) -> tuple[str, dict]:
+    """The fields of an image processor, checked, without loading its class.
+
+    Args:
+        name: Hub id or folder.
+        revision: branch, tag or commit on the Hub.
+
+    Returns:
+        Where the fields stand, for messages, and the fields.
+
+    Raises:
+        ValueError, OSError: as `load_image_processor`.
+    """
+    source, content = _read(name, revision)
+    check_image_processor(content, source)
+    return source, content
 
 
 def check_image_processor(content: dict, source: str | os.PathLike):
