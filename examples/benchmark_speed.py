@@ -28,12 +28,13 @@ from speed_share import ModelTime
 from speed_throughput import throughput
 from torch import nn
 from torch.distributions import MultivariateNormal
-from transformers import AutoImageProcessor, ViTConfig, ViTImageProcessorPil, ViTModel
+from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
 
 from smope_hf import ContinualTrainer, ContinualTrainingArguments, SMoPEForImageClassification, TaskStream
 from smope_hf.alignment import VARIANCE_FLOOR, ClassStatistics, align_classifier
 from smope_hf.backbones import load_backbone
 from smope_hf.files import atomic_path, write_json
+from smope_hf.image_processors import load_image_processor
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
 CLASSES_PER_TASK = 10
@@ -76,7 +77,7 @@ class Bench:
         self.processor = (
             ViTImageProcessorPil(size={"height": size, "width": size})
             if config
-            else AutoImageProcessor.from_pretrained(args.backbone, backend="pil")
+            else load_image_processor(args.backbone)
         )
         self.pixels = torch.randn(args.batch_size, 3, size, size, device=self.device)
 

@@ -26,7 +26,7 @@ CLASSIFY = """
 import sys
 import smope_hf
 from transformers import pipeline
-classifier = pipeline("image-classification", model=sys.argv[1])
+classifier = pipeline("image-classification", model=sys.argv[1], trust_remote_code=False)
 for path, (best, *_) in zip(sys.argv[2:], classifier(sys.argv[2:])):
     print(f"{path}: {best['label']} ({best['score']:.2f})")
 """

@@ -29,7 +29,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import tqdm
 from torch import Tensor
-from transformers import AutoImageProcessor
 from tune import read_grid
 
 from smope_hf.alignment import ClassStatistics, StatisticsAccumulator, align_classifier
@@ -40,6 +39,7 @@ from smope_hf.class_recall import recall_by_frequency, recall_of_classes
 from smope_hf.files import write_json
 from smope_hf.hub import find_checkpoint
 from smope_hf.image_check import checked_stream
+from smope_hf.image_processors import load_image_processor
 from smope_hf.prompt_methods import PROMPT_METHODS
 from smope_hf.run_arguments import build_arguments, load_stream
 from smope_hf.safe_json import read_json
@@ -83,7 +83,7 @@ class FeaturePass:
     def __init__(self, run: Path, args, backbone: str | None):
         self.run, self.args, self.backbone = run, args, backbone
         self.accelerator = Accelerator(mixed_precision=args.mixed_precision)
-        self.processor = AutoImageProcessor.from_pretrained(task_folder(run, 0), backend="pil")
+        self.processor = load_image_processor(task_folder(run, 0))
         self.normalize = Normalization.from_processor(self.processor)
 
     def model_after(self, index: int):

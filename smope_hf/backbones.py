@@ -115,21 +115,12 @@ def family_of(config: PreTrainedConfig) -> BackboneFamily:
     Raises:
         ValueError: when the model type is not in the table; the message lists those that are.
     """
-    return family_named(config.model_type)
-
-
-def family_named(model_type: str) -> BackboneFamily:
-    """The row of the table for a model type.
-
-    Raises:
-        ValueError: when it is not in the table; the message lists those that are.
-    """
-    if model_type not in FAMILIES:
+    if config.model_type not in FAMILIES:
         raise ValueError(
-            f"backbone_config.model_type = {model_type!r} is not supported. Supported backbones: "
+            f"backbone_config.model_type = {config.model_type!r} is not supported. Supported backbones: "
             f"{', '.join(FAMILIES)}."
         )
-    return FAMILIES[model_type]
+    return FAMILIES[config.model_type]
 
 
 def head_shape(config: PreTrainedConfig) -> tuple[int, int]:
@@ -180,14 +171,12 @@ def load_backbone(
     name_or_path = local_name(name_or_path)
     cached = {key: value for key, value in hub_kwargs.items() if key != "force_download"}  # once is enough
     revision = resolve_revision(name_or_path, revision, **cached)
-    content = read_base_config(name_or_path, revision, hub_kwargs)
-    kind = None if content is None else content.get("model_type")
-    if kind in CONFIG_MAPPING:
-        family = family_named(kind)
-        config = CONFIG_MAPPING[kind].from_dict(content)
-    else:  # no file, or a class that transformers lacks: it says so, and runs no code to have it
+    content = read_base_config(name_or_path, revision, hub_kwargs, FAMILIES)
+    if content is None:  # transformers says that there is no config.json
         config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False, **cached)
-        family = family_of(config)
+    else:
+        config = CONFIG_MAPPING[content["model_type"]].from_dict(content)
+    family = family_of(config)
     if expected is not None:
         check_same_backbone(expected, config, str(name_or_path))
     check_backbone_sizes(config.to_dict(), f"config.json of {str(name_or_path)!r}")
@@ -198,7 +187,7 @@ def load_backbone(
     try:
         backbone = AutoModel._model_mapping[type(config)].from_pretrained(
             name_or_path, config=config, revision=revision, dtype=torch.float32, use_safetensors=use_safetensors,
-            **family.init_kwargs, **fetch,
+            trust_remote_code=False, **family.init_kwargs, **fetch,
         )  # fmt: skip
     except RuntimeError as error:  # transformers' word for tensors of other shapes than the config's
         raise ValueError(f"The weights of {str(name_or_path)!r} do not fit its config.json: {error}") from error

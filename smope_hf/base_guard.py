@@ -1,7 +1,7 @@
 """Checks of a base model before its weights take memory."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from torch import nn
 from transformers import PreTrainedConfig
@@ -14,8 +14,17 @@ from .safe_json import read_json, shown
 from .weight_files import find_file, find_pickle, find_weights, read_headers
 
 
-def read_base_config(name: str | os.PathLike, revision: str | None, where: dict) -> dict | None:
+def read_base_config(
+    name: str | os.PathLike, revision: str | None, where: dict, families: Collection[str]
+) -> dict | None:
     """The fields of a base model's config.json that say what the backbone is; of two halves those of the image half.
+
+    Args:
+        name: Hub id or folder.
+        revision: branch, tag or commit on the Hub.
+        where: as for `find_file`.
+        families: the model types that are supported. Configs of all others are code that would run on fields which
+            nobody has checked, and some fetch the config of another repository that a field names.
 
     Returns:
         None where there is no config.json.
@@ -27,13 +36,10 @@ def read_base_config(name: str | os.PathLike, revision: str | None, where: dict)
     if path is None:
         return None
     content = read_json(path, MAX_CONFIG_BYTES)
+    half = image_half(content)
+    check_model_type(half, str(path), families)
     check_label_counts(content, str(path))
     check_forbidden(content, str(path))
-    half = image_half(content)
-    if not isinstance(half.get("model_type"), (str, type(None))):
-        raise ValueError(
-            f"{path}: model_type = {shown(half['model_type'])} is not allowed. Allowed: the name of a family."
-        )
     check_precision(half, str(path))
     return backbone_fields(half, str(path))
 
@@ -48,6 +54,21 @@ def check_no_adapter(name: str | os.PathLike, revision: str | None, where: dict)
         raise ValueError(
             f"{str(name)!r} holds {ADAPTER_CONFIG_NAME}, and PEFT adapters are never read: the file may name another "
             "model in the place of this one. Give a base model without one."
+        )
+
+
+def check_model_type(content: dict, source: str, families: Collection[str]):
+    """Refuse a base model of a family that is not supported, before its config is built.
+
+    Raises:
+        ValueError: listing those that are.
+    """
+    model_type = content.get("model_type")
+    if not isinstance(model_type, str) or model_type not in families:
+        code = "auto_map names code of its own, which is never run for a base model (trust_remote_code=False). "
+        raise ValueError(
+            f"{source}: model_type = {shown(model_type)} is not supported. {code if 'auto_map' in content else ''}"
+            f"Supported backbones: {', '.join(families)}."
         )
 
 

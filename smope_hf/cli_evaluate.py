@@ -79,18 +79,18 @@ def measure(checkpoint, tests: list, batch_size: int, backbone: str | None = Non
     """Accuracy of the checkpoint on each task's images; None where there are none."""
     from accelerate import Accelerator
     from accelerate.utils import tqdm
-    from transformers import AutoImageProcessor
 
     from .augmentation import Normalization
     from .batches import DecodedImages
     from .evaluation import predict
+    from .image_processors import load_image_processor
     from .process_group import end_group_at_exit
 
     accelerator = Accelerator()
     if accelerator.num_processes > 1:
         end_group_at_exit()
+    processor = load_image_processor(checkpoint.folder)
     model = checkpoint.load_model(backbone=backbone).to(accelerator.device)
-    processor = AutoImageProcessor.from_pretrained(checkpoint.folder, backend="pil")
     normalize = Normalization.from_processor(processor)
     accuracies: list[float | None] = []
     for test in tqdm(tests, desc="tasks", disable=not sys.stderr.isatty(), leave=False):

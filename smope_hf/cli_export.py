@@ -47,14 +47,13 @@ def write_folder(checkpoint, output: Path, file_format: str, backbone: str | Non
     Returns:
         The model's file, and what `export_model` returns.
     """
-    from transformers import AutoImageProcessor
-
     from .augmentation import processed_size
     from .exporting import FORMATS, export_model
     from .files import write_json
+    from .image_processors import load_image_processor
 
+    processor = load_image_processor(checkpoint.folder)
     model = checkpoint.load_model(backbone=backbone)
-    processor = AutoImageProcessor.from_pretrained(checkpoint.folder, backend="pil")
     output.mkdir(parents=True, exist_ok=True)
     path = output / FORMATS[file_format]
     difference = export_model(model, processed_size(processor), path, file_format)

@@ -100,13 +100,15 @@ def classify(
     checkpoint, paths: list[Path], top: int, batch_size: int, backbone: str | None = None
 ) -> Iterator[list[dict]]:
     """The best classes of each image with their probabilities, best first."""
-    from transformers import AutoImageProcessor, pipeline
+    from transformers import pipeline
 
-    processor = AutoImageProcessor.from_pretrained(checkpoint.folder, backend="pil")
+    from .image_processors import load_image_processor
+
+    processor = load_image_processor(checkpoint.folder)
     model = checkpoint.load_model(backbone=backbone)
     if getattr(model.config, "output_router_scores", False):  # of each layer, which a pipeline takes for each image's
         model.config.output_router_scores = False
-    classifier = pipeline("image-classification", model=model, image_processor=processor)
+    classifier = pipeline("image-classification", model=model, image_processor=processor, trust_remote_code=False)
     top = min(top, classifier.model.config.num_labels)
     for start in range(0, len(paths), batch_size):
         images = [read_image(path) for path in paths[start : start + batch_size]]

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformers import AutoImageProcessor
-
 from .callbacks import ContinualCallback
 from .checkpoint import (
     MANIFEST_FILE,
@@ -18,6 +16,7 @@ from .checkpoint import (
 )
 from .continued_stream import ContinuedStream
 from .hub_files import CheckpointSource, find_checkpoint
+from .image_processors import load_image_processor
 from .recipe_guard import arguments_to_go_on
 from .run_state import RunState
 from .task_split import TaskSplit
@@ -72,6 +71,7 @@ def continue_from(
     statistics, usage_history = load_statistics(source.folder)
     args = arguments_to_go_on(saved, source.folder, {**settings, "output_dir": str(output_dir)})
     continued = ContinuedStream(learned, stream, old_tests)
+    image_processor = load_image_processor(source.folder)
     model = source.load_model(backbone=backbone, **({"token": token} if token else {}))
     if "alignment" in settings:
         check_alignment(args.alignment, model.closed_form)
@@ -85,7 +85,6 @@ def continue_from(
         "num_tasks": len(learned["tasks"]),
     }
     state.follows = statistics_hash(source.folder)
-    image_processor = AutoImageProcessor.from_pretrained(source.folder, backend="pil")
     trainer = trainer_class(model, args, continued, image_processor, callbacks, state=state)
     trainer.logged_steps = saved["logged_steps"]
     return trainer

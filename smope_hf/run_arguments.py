@@ -323,13 +323,13 @@ def callbacks_of(data: DataArguments, model) -> list:
 
 def load_model(model_args: ModelArguments):
     """A fresh model on the backbone that the arguments name, and the backbone's image processor."""
-    from transformers import AutoImageProcessor
+    from transformers.utils.hub import resolve_revision
 
     from .backbones import local_name
+    from .image_processors import load_image_processor
 
     model_class, fields_of_config = method_config(model_args)
-    model = model_class.from_backbone(model_args.backbone, revision=model_args.backbone_revision, **fields_of_config)
-    image_processor = AutoImageProcessor.from_pretrained(
-        local_name(model_args.backbone), revision=model.config.base_model_revision, backend="pil"
-    )
+    revision = resolve_revision(local_name(model_args.backbone), model_args.backbone_revision)  # both of one commit
+    image_processor = load_image_processor(model_args.backbone, revision)
+    model = model_class.from_backbone(model_args.backbone, revision=revision, **fields_of_config)
     return model, image_processor
