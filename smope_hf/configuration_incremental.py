@@ -11,6 +11,7 @@ from transformers.utils import logging
 from .backbones import FAMILIES, family_of
 from .config_guard import check_backbone_sizes, check_config
 from .named_settings import check_names
+from .printable import printable
 
 logger = logging.get_logger(__name__)
 
@@ -100,7 +101,8 @@ class IncrementalConfig(PreTrainedConfig):
         known = cls.known_names()
         later = {name: value for name, value in config_dict.items() if name not in known and not name.startswith("_")}
         if later:
-            logger.warning(f"config.json has fields that this version does not use: {', '.join(sorted(later))}.")
+            names = printable(", ".join(sorted(later)), 500)
+            logger.warning(f"config.json has fields that this version does not use: {names}.")
         found = super().from_dict({name: value for name, value in config_dict.items() if name not in later}, **kwargs)
         config = found[0] if isinstance(found, tuple) else found
         for name, value in later.items():
