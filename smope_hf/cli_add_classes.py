@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from .cli_options import Backbone, ImageColumn, LabelColumn, Revision, given, with_options
+from .printing import say_once
 from .training_args import ContinualTrainingArguments
 
 SETTINGS = (
@@ -88,11 +89,11 @@ def add_classes(
     trainer = ContinualTrainer.from_checkpoint(
         model, stream, output_dir=output, revision=revision, backbone=backbone, old_tests=old_tests, **settings
     )
-    trainer.accelerator.print(_announcement(trainer.stream[-1]))
+    say_once(trainer.accelerator, _announcement(trainer.stream[-1]))
     trainer.train()
     if old_tests is None:
-        trainer.accelerator.print("Old classes were not measured: --test-data takes images of them.")
-    trainer.accelerator.print(f"The model with its new classes: {trainer.saved_tasks()[-1]}")
+        say_once(trainer.accelerator, "Old classes were not measured: --test-data takes images of them.")
+    say_once(trainer.accelerator, f"The model with its new classes: {trainer.saved_tasks()[-1]}")
     trainer.accelerator.end_training()
 
 

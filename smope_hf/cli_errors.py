@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
+from .printing import printable_warnings, say, say_lines
+
 DEBUG = "--debug"
 
 
@@ -20,11 +22,12 @@ class CommandGroup(TyperGroup):
         rest = [part for part in options if part != DEBUG] + arguments[len(options) :]
         extra["standalone_mode"] = False
         try:
-            code = super().main(rest, prog_name or "smope", **extra)
+            with printable_warnings():
+                code = super().main(rest, prog_name or "smope", **extra)
         except Exception as error:
-            if debug:
-                traceback.print_exc()  # Python's own shows no values of variables, a token could be among them
-            print(f"error: {describe(error)}", file=sys.stderr)
+            if debug:  # Python's own traceback shows no values of variables, a token could be among them
+                say_lines(traceback.format_exc().removesuffix("\n"), err=True)
+            say(f"error: {describe(error)}", err=True)
             sys.exit(2)
         sys.exit(code if isinstance(code, int) else 0)
 

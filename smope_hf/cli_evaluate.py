@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from .cli_options import AsJson, Backbone, ImageColumn, LabelColumn, Revision
+from .printing import print_json, say
 
 
 def evaluate(
@@ -44,7 +45,7 @@ def evaluate(
     """
     from accelerate import PartialState
 
-    from .cli_common import be_quiet, class_tasks, print_json, read_config
+    from .cli_common import be_quiet, class_tasks, read_config
     from .hub import find_checkpoint
     from .image_check import checked_tests
     from .known_tasks import load_known_tests
@@ -71,7 +72,7 @@ def evaluate(
     report = {"model": str(checkpoint), "revision": revision, "data": data, "split": source, **report}
     report["skipped_images"] = [vars(image) for test in tests if test is not None for image in test.skipped]
     for image in report["skipped_images"]:
-        typer.echo(f"skipped row {image['row']} of split {source!r}: {image['reason']}", err=True)
+        say(f"skipped row {image['row']} of split {source!r}: {image['reason']}", err=True)
     print_json(report) if as_json else _print_report(report)
 
 
@@ -116,7 +117,8 @@ def summary(tasks: list[list[str]], tests: list, accuracies: list[float | None])
 
 
 def _print_report(report: dict):
-    from .cli_common import names_in_short, percent, print_table
+    from .cli_common import names_in_short, percent
+    from .terminal import print_table
 
     rows = [
         [str(row["task"]), names_in_short(row["classes"]), str(row["images"]), percent(row["accuracy"])]

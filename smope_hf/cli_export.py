@@ -34,11 +34,12 @@ def export(
 
     from .cli_common import be_quiet
     from .hub import find_checkpoint
+    from .printing import say
 
     be_quiet()
     path, difference = write_folder(find_checkpoint(model, revision), output, file_format, backbone)
     megabytes = path.stat().st_size / 1e6
-    typer.echo(f"{path}: {megabytes:.1f} MB, logits the model's own to {difference:.0e} of the largest")
+    say(f"{path}: {megabytes:.1f} MB, logits the model's own to {difference:.0e} of the largest")
 
 
 def write_folder(checkpoint, output: Path, file_format: str, backbone: str | None = None) -> tuple[Path, float]:

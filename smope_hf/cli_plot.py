@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from .printing import say
+
 THEMES = ("light", "dark")
 FORMATS = ("png", "svg")
 COSTS_FILE = "results.csv"
@@ -49,7 +51,7 @@ def plot(
     for picture in pictures:
         path = folder / f"{picture.name}.{file_format}"
         picture.draw(path, theme={"light": LIGHT, "dark": DARK}[theme])
-        typer.echo(path)
+        say(path)
 
 
 def draw_together(runs: list[Path]) -> list:
@@ -83,5 +85,5 @@ def draw_run(run: Path, every_task: bool) -> list:
         return [Picture("costs", "Final average accuracy over parameters and over GFLOPs.", draw)]
     opened = RunFolder(run)
     if not opened.matrix.is_complete:
-        typer.echo("no average accuracy: not every task was tested after every task", err=True)
+        say("no average accuracy: not every task was tested after every task", err=True)
     return accuracy_pictures(opened) + routing_pictures(opened, every_task)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .cli_options import AsJson, Backbone, Revision
+from .printing import print_json, say
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
@@ -29,7 +30,7 @@ def predict(
       smope predict runs/cifar100 photo.jpg
       smope predict me/my-model photos/ "more/*.png" --top 1 --json
     """
-    from .cli_common import be_quiet, print_json
+    from .cli_common import be_quiet
     from .hub import find_checkpoint
 
     be_quiet()
@@ -39,9 +40,9 @@ def predict(
         more = "" if len(bad) == 1 else f" and {len(bad) - 1} more images"
         raise ValueError(f"{path}{more} cannot be read: {reason}. --skip-bad goes on without images like that")
     for path, reason in bad:
-        typer.echo(f"skipped {path}: {reason}", err=True)
+        say(f"skipped {path}: {reason}", err=True)
     if bad:
-        typer.echo(f"skipped {len(bad)} of {len(bad) + len(paths)} images", err=True)
+        say(f"skipped {len(bad)} of {len(bad) + len(paths)} images", err=True)
     if not paths:
         raise ValueError(f"none of the {len(bad)} images can be read")
     predictions = list(classify(find_checkpoint(model, revision), paths, top, batch_size, backbone))
@@ -117,7 +118,7 @@ def classify(
 
 
 def _print_table(paths: list[Path], predictions: list[list[dict]]):
-    from .cli_common import print_table
+    from .terminal import print_table
 
     rows = [
         ["" if place else str(path), entry["label"], f"{100 * entry['score']:.1f}"]

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from .printing import say
+
 
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of runs, or of tasks.")],
@@ -30,8 +32,8 @@ def report(
     if len(runs) > 1:
         from .comparison_report import write_comparison
 
-        typer.echo(write_comparison(runs, output))
+        say(write_comparison(runs, output))
     else:
         from .run_report import write_report
 
-        typer.echo(write_report(runs[0], output))
+        say(write_report(runs[0], output))

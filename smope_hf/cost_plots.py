@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from .plot_style import FONT, LIGHT, name_axes, new_figure, save
+from .plot_style import FONT, LIGHT, drawable, name_axes, new_figure, save
 
 _MARKERS = "osD^vPX"
 _NUMBERS = ("FAA", "FAA std", "parameters", "GFLOPs train", "GFLOPs test")
@@ -118,6 +118,7 @@ def plot_costs(
 
 
 def _short(name: str) -> str:
+    name = drawable(name)
     return name if len(name) <= 36 else name[:33] + "..."
 
 

@@ -33,9 +33,11 @@ from .image_processors import read_image_processor
 from .model_card import PICTURE, card_of, is_hub_id
 from .modeling_incremental import IncrementalClassifier
 from .pretrained import WEIGHTS, holds_backbone
+from .printable import printable
 from .registry import MODEL_CLASSES, config_of
 from .safe_json import read_json
 
+LONGEST_NAME = 80  # characters of a class's name in a commit's message
 MARK = "smope-checkpoint: "  # before the hash in a commit's message
 CARD_FILE, CONFIG_FILE = "README.md", "config.json"
 WITH_BACKBONE = (  # how to ask for it, in Python and on the command line
@@ -182,7 +184,9 @@ def stage(
     write_checksums(scratch, files.values())
     files[CHECKSUMS_FILE] = scratch / CHECKSUMS_FILE
     names = manifest["tasks"][-1]["class_names"]
-    shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    shown = ", ".join(printable(name, LONGEST_NAME) for name in names[:10]) + (
+        f" and {len(names) - 10} more" if len(names) > 10 else ""
+    )
     index = task_index(folder.name)
     title = f"Learn task {index + 1}: {len(names)} {'class' if len(names) == 1 else 'classes'}"
     return StagedTask(index, files, title, shown, state["follows"])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .checkpoint import task_folder
+from .printing import say_once
 from .run_state import check_same_run, comparable_fields
 from .state_folder import STATE_FOLDER, advice, read_content, read_tensors, remove_state, write_state
 from .stopwatch import as_measured, seconds_since
@@ -55,9 +56,10 @@ class MidTask:
             check_same_run(self.folder, content, trainer.args.recipe(), protocol_hash, saved, trainer.model.config)
             self._check_place(content, learned)
             self.content, self.tensors = content, read_tensors(self.folder, content)
-            trainer.accelerator.print(
+            say_once(
+                trainer.accelerator,
                 f"Resuming in task {learned + 1}, behind step {content['step']} of {content['steps']} of its "
-                f"{content['phase']} phase."
+                f"{content['phase']} phase.",
             )
         elif content is not None and not task_folder(trainer.args.output_dir, content["task"]).is_dir():
             raise ValueError(

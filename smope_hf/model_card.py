@@ -17,11 +17,14 @@ from .methods import METHODS
 from .metrics import metrics_where_measured
 from .plots import plot_accuracy_matrix
 from .pretrained import holds_backbone
+from .printable import printable, printable_json
 from .prompt_methods import PROMPT_METHODS
 from .registry import config_of
 from .safe_json import read_json
 
 PICTURE = "accuracy_matrix.png"
+LONGEST_TEXT = 200  # characters of a name in the card
+_NOT_MARKDOWN = re.compile(r"://|www\.|@|mailto:|xmpp:|[$\\]|:\w+:", re.IGNORECASE)  # links, formulas, emoji
 TAGS = ["smope", "continual-learning", "class-incremental-learning", "prompt-tuning", "mixture-of-experts"]
 RESULTS = {
     "final_average_accuracy": "Final average accuracy (FAA)",
@@ -87,7 +90,7 @@ def build_card(
     sources = _hub_datasets(manifest)
     data = ModelCardData(
         library_name="smope_hf",
-        license=license or ("apache-2.0" if base == EMBEDDED else None),
+        license=printable(license, LONGEST_TEXT) if license else ("apache-2.0" if base == EMBEDDED else None),
         pipeline_tag="image-classification",
         tags=TAGS,
         base_model=base if on_hub else None,
@@ -103,8 +106,8 @@ def build_card(
         ModelCard.from_template(
             data,
             template_str=resources.files(__package__).joinpath("model_card_template.md").read_text(encoding="utf-8"),
-            title=title,
-            method=name,
+            title=_as_text(title),
+            method=_as_text(name),
             is_smope=config.model_type == "smope",
             has_prompts=bool(config.prompt_layers),
             trains_backbone=trains_backbone,
@@ -127,13 +130,13 @@ def build_card(
             caa=_percent(metrics["cumulative_average_accuracy"]),
             fm=_percent(metrics["forgetting"]),
             rows=_rows(manifest, matrix),
-            protocol_hash=manifest["protocol_hash"],
-            protocol=json.dumps(protocol, indent=2, ensure_ascii=False),
+            protocol_hash=_as_code(manifest["protocol_hash"]),
+            protocol=_as_json(protocol),
             experts=_describe_experts(config),
-            recipe=json.dumps(state["recipe"], indent=2),
+            recipe=_as_json(state["recipe"]),
             routing=routing,
             dead_percent=None if routing is None else f"{100 * routing['dead_share']:.0f}",
-            versions=", ".join(f"{name} {state['versions'].get(name, '?')}" for name in SHOWN_VERSIONS),
+            versions=", ".join(f"{name} {_as_text(state['versions'].get(name, '?'))}" for name in SHOWN_VERSIONS),
         ).content.rstrip()
         + "\n"
     )
@@ -151,7 +154,7 @@ def is_hub_id(name: str | None) -> bool:
 
 
 def _describe_data(name: str) -> str:
-    return "scikit-learn's handwritten digits (`embedded`)" if name == EMBEDDED else f"`{name}`"
+    return "scikit-learn's handwritten digits (`embedded`)" if name == EMBEDDED else _as_code(name)
 
 
 def _describe_backbone(config: IncrementalConfig, on_hub: bool) -> str:
@@ -159,9 +162,9 @@ def _describe_backbone(config: IncrementalConfig, on_hub: bool) -> str:
     if base == EMBEDDED:
         return "`embedded`, the small ViT that comes with smope_hf"
     if not on_hub:
-        return f"of the family `{config.backbone_config.model_type}`"
-    revision = f", revision `{config.base_model_revision}`" if config.base_model_revision else ""
-    return f"`{base}`{revision}"
+        return f"of the family {_as_code(config.backbone_config.model_type)}"
+    revision = f", revision {_as_code(config.base_model_revision)}" if config.base_model_revision else ""
+    return f"{_as_code(base)}{revision}"
 
 
 def method_name(config: IncrementalConfig) -> str:
@@ -176,12 +179,12 @@ def _describe_experts(config: IncrementalConfig) -> str:
     if config.model_type != "smope":
         settings = {**PROMPT_METHODS[config.method].defaults, **(config.settings or {})}
         parts = [f"prompts in layers {layers}"] if layers else []
-        parts += [f"settings `{json.dumps(settings)}`"] if settings else []
-        return f"{method_name(config)}: {', '.join([*parts, f'{config.pooling} pooling'])}."
+        parts += [f"settings {_as_code(json.dumps(settings))}"] if settings else []
+        return f"{_as_text(method_name(config))}: {', '.join([*parts, f'{_as_text(config.pooling)} pooling'])}."
     return (
         f"{config.num_experts} experts per head in layers {layers}, of which an image switches on {config.top_k}; "
         f"noise_epsilon {config.noise_epsilon}, router_loss_coef {config.router_loss_coef}, prototype_loss_coef "
-        f"{config.prototype_loss_coef}, {config.routing} routing, {config.pooling} pooling."
+        f"{config.prototype_loss_coef}, {_as_text(config.routing)} routing, {_as_text(config.pooling)} pooling."
     )
 
 
@@ -189,7 +192,7 @@ def _origin(continued_from: dict | None) -> str | None:
     if continued_from is None:
         return None
     name, commit = continued_from.get("name"), continued_from.get("commit")
-    source = f"`{name}`" + (f" at commit `{commit}`" if commit else "") if name else "a checkpoint on disk"
+    source = _as_code(name) + (f" at commit {_as_code(commit)}" if commit else "") if name else "a checkpoint on disk"
     count = continued_from["num_tasks"]
     return f"{source}, which had learned {count} {'task' if count == 1 else 'tasks'}"
 
@@ -221,9 +224,24 @@ def _rows(manifest: dict, matrix: AccuracyMatrix) -> list[dict]:
     ]
 
 
-def _as_text(name: str) -> str:
-    """A class's name as Markdown shows it, whatever is in it."""
-    return re.sub(r"([\\`*_{}\[\]|])", r"\\\1", html.escape(" ".join(name.split()), quote=False))
+def _as_text(text: object) -> str:
+    """Text as Markdown shows it, also in a table; as code where a page makes more of it than Markdown does."""
+    text = " ".join(printable(text, LONGEST_TEXT).split())
+    if _NOT_MARKDOWN.search(text):
+        return _as_code(text).replace("|", "\\|")
+    return re.sub(r"([`*_{}\[\]|~#])", r"\\\1", html.escape(text, quote=False))
+
+
+def _as_code(text: object) -> str:
+    """Text as Markdown's code: nothing in it is markup there."""
+    text = printable(text, LONGEST_TEXT)
+    fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
+    return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"
+
+
+def _as_json(content: object) -> str:
+    """JSON for a block of code, with nothing hidden in it."""
+    return printable_json(json.dumps(content, indent=2, ensure_ascii=False))
 
 
 def _percent(fraction: float | None) -> str:
@@ -232,9 +250,10 @@ def _percent(fraction: float | None) -> str:
 
 def _results(metrics: dict, matrix: AccuracyMatrix, manifest: dict, sources: list[str]) -> list[EvalResult]:
     """The model-index: the metrics over all tasks, then the accuracy on each."""
-    name = manifest["name"]
+    name = printable(manifest["name"], LONGEST_TEXT)
     where = {"task_type": "image-classification", "dataset_type": sources[0] if len(sources) == 1 else name}
     split = manifest.get("options", {}).get("test_split")
+    split = None if split is None else printable(split, LONGEST_TEXT)
     results = [
         EvalResult(
             **where,

@@ -21,7 +21,8 @@ from .config_guard import BACKBONE_OPTION, check_base_name, check_same_backbone,
 from .weight_files import find_checksums, find_file, find_pickle, find_weights, keep_one_layout, read_headers
 
 BACKBONE_PREFIX = "backbone."
-WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
+SHARDS = f"model-{'[0-9]' * 5}-of-{'[0-9]' * 5}.safetensors"
+WEIGHTS = ("model.safetensors", SHARDS, "model.safetensors.index.json")
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token")
 
 

@@ -9,7 +9,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, tqdm
-from rich.console import Console
 from torch import Tensor
 
 from .accuracy_matrix import AccuracyMatrix
@@ -28,6 +27,7 @@ from .metrics import metrics_where_measured
 from .mid_task import MidTask
 from .modeling_incremental import IncrementalClassifier
 from .other_alignments import OtherAlignments
+from .printing import say_once
 from .process_group import end_group_at_exit
 from .results import keep_results, print_results, run_details, write_results
 from .run_health import health_of
@@ -200,7 +200,7 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
     def _report_health(self):
         """Print what went wrong with the task just learned; metrics.json and the report say it of the whole run."""
         for warning in health_of(self, newest=True):
-            self.accelerator.print(f"Warning: {warning}")
+            say_once(self.accelerator, f"Warning: {warning}")
 
     def _train_on(self, task: Task, images: DecodedImages):
         """All phases of a task; none for a method that trains nothing."""
@@ -244,7 +244,7 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
                 self.yardsticks,
                 self.args.report,
             )
-            print_results(Console(), self.state.matrix, content)
+            print_results(self.state.matrix, content)
         self.accelerator.wait_for_everyone()
         return content
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from . import checkpoint
 from .image_check import write_skipped
 from .pretrained import holds_backbone
+from .printing import say_once
 from .run_state import RunState, check_same_run, versions
 from .state_folder import has_state
 from .task_manifest import first_tasks
@@ -83,4 +84,4 @@ class KeepsRunFolder:
         self.state = RunState.from_saved(saved, statistics, usage_history)
         self.state.follows = checkpoint.statistics_hash(folder)
         self.logged_steps = saved["logged_steps"]
-        self.accelerator.print(f"Resuming behind {folder}: {len(model.config.tasks)} tasks are learned.")
+        say_once(self.accelerator, f"Resuming behind {folder}: {len(model.config.tasks)} tasks are learned.")
