@@ -37,7 +37,7 @@ from .statistics_pass import StatisticsStage
 from .task_data import check_tests
 from .task_split import TaskSplit
 from .tasks import Task, TaskStream
-from .trainer_folder import KeepsRunFolder
+from .trainer_folder import KeepsRunFolder, lets_go_when_refused
 from .trainer_hub import PushesToHub
 from .training_args import ContinualTrainingArguments, check_alignment
 from .training_phase import TrainingPhase
@@ -59,8 +59,11 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
             `args.alignment` is none that the method can have.
         FileExistsError: when the output folder holds a run and `args.resume` is off, or another run than the one that
             the model's classes are from.
+        FolderHeldError: when another run has the output folder; the message says which.
+        OSError: when the output folder cannot be written, before any image is read.
     """
 
+    @lets_go_when_refused
     def __init__(
         self,
         model: IncrementalClassifier,
@@ -82,6 +85,7 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
         self.num_known = len(model.config.tasks)
         self.args = args
         self.signals, self.mid_task = StopSignals(), MidTask(self)
+        self._take_folder()
         self._check_output_dir(state)
         if not self.num_known:
             check_tests(stream)
@@ -144,7 +148,7 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
             TrainingDivergedError: when the loss is not finite; the message names the step and the last checkpoint.
             TrainingInterrupted: when SIGTERM or Ctrl-C stops it; what to do to go on is printed.
         """
-        with interruptible(self):
+        with interruptible(self), self._in_own_folder():
             return self._learn_all()
 
     def _learn_all(self) -> dict:
