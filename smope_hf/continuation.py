@@ -10,6 +10,7 @@ from .callbacks import ContinualCallback
 from .checkpoint import (
     MANIFEST_FILE,
     STATISTICS_FILE,
+    check_own_run,
     load_manifest,
     load_state,
     load_statistics,
@@ -20,6 +21,7 @@ from .checkpoint import (
 from .continued_stream import ContinuedStream
 from .hub_files import CheckpointSource, find_checkpoint
 from .named_settings import nearest_name
+from .run_place import check_begun
 from .run_state import RunState
 from .task_split import TaskSplit
 from .tasks import TaskStream
@@ -71,6 +73,9 @@ def continue_from(
     statistics, usage_history = load_statistics(source.folder)
     args = _arguments(_settings_of(saved), source.folder, {**settings, "output_dir": str(output_dir)})
     continued = ContinuedStream(learned, stream, old_tests)
+    num_known, follows = len(learned["tasks"]), statistics_hash(source.folder)
+    check_own_run(output_dir, num_known, follows)  # before a base model is loaded
+    check_begun(output_dir, resume, num_known)
     model = source.load_model(backbone=backbone, **({"token": token} if token else {}))
     if "alignment" in settings:
         check_alignment(args.alignment, model.closed_form)
@@ -83,7 +88,7 @@ def continue_from(
         "commit": source.commit,
         "num_tasks": len(learned["tasks"]),
     }
-    state.follows = statistics_hash(source.folder)
+    state.follows = follows
     image_processor = AutoImageProcessor.from_pretrained(source.folder, backend="pil")
     trainer = trainer_class(model, args, continued, image_processor, callbacks, state=state)
     trainer.logged_steps = saved["logged_steps"]

@@ -18,7 +18,7 @@ _REASONS = {
     errno.EACCES: "this user has no right to write there. Give the right, or name another place",
     errno.EPERM: "writing there is not permitted. Give the right, or name another place",
     errno.EROFS: "the file system there can only be read. Name a place on another one",
-    errno.ENAMETOOLONG: "the path is too long for the file system, with the names that go below it. Name a shorter one",
+    errno.ENAMETOOLONG: "the path, with the names that go below it, is too long. Name a shorter one",
     errno.ELOOP: "its links lead in a circle. Name the place itself",
     errno.ENOSPC: "the disk is full. Make room, or name a place on another one",
     errno.EDQUOT: "the quota there is used up. Make room, or name another place",

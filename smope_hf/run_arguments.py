@@ -240,7 +240,7 @@ def load_trainer(model_args: ModelArguments, data: DataArguments, args: Continua
     """The [`ContinualTrainer`] of a run: threads and seed set, data and model loaded, nothing trained."""
     import torch
 
-    from .run_place import check_begun, take_folder
+    from .run_place import check_begun, folder_taken
     from .trainer import ContinualTrainer
 
     if model_args.method == "joint":  # as ModelArguments alone may say
@@ -248,17 +248,12 @@ def load_trainer(model_args: ModelArguments, data: DataArguments, args: Continua
     if data.num_threads:
         torch.set_num_threads(data.num_threads)
     torch.manual_seed(args.seed)
-    for name, what in ((model_args.backbone, "backbone"), (data.dataset, "dataset")):
-        check_text(name, what)  # config.json and manifest.json will tell them
-    hold = take_folder(args.output_dir, args.image_cache_dir, args.report_to)
-    try:
+    check_text(model_args.backbone, "backbone")  # config.json will tell it
+    with folder_taken(args.output_dir, args.image_cache_dir, args.report_to):
         check_begun(args.output_dir, args.resume)
         stream = load_stream(data)
         model, image_processor = load_model(model_args)
         return ContinualTrainer(model, args, stream, image_processor, callbacks_of(data, model))
-    finally:  # the trainer has a hold of its own
-        if hold is not None:
-            hold.release()
 
 
 def load_stream(data: DataArguments):

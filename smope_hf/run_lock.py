@@ -161,7 +161,7 @@ def _lock(folder: Path) -> _Lock:
 
 
 def _open(file: Path) -> tuple[int, bool]:
-    """The lock's file, made where it is missing, and whether it can be written; to see who has it reading is enough."""
+    """The lock's file, made where it is missing, and whether it can be written: to see who has it, reading will do."""
     flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     writable = True
     try:

@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .checkpoint import STATE_FILE, saved_tasks, task_index
@@ -9,8 +11,8 @@ from .files import TEMPORARY
 from .image_check import SKIPPED_FILE
 from .other_alignments import FOLDER as OTHER_ALIGNMENTS
 from .output_check import check_replaceable, check_text, named_errors, try_folder
-from .results import RESULT_FILES
 from .process_group import on_main_process
+from .results import RESULT_FILES
 from .routing_record import PATTERNS_FILE
 from .routing_recorder import SELECTIONS_FOLDER
 from .run_lock import FolderHold, hold_folder
@@ -42,6 +44,19 @@ def take_folder(
         OSError: for a place that cannot be written, or where something else is; the message names it and what to do.
     """
     return on_main_process(lambda: _take(output_dir, image_cache_dir, report_to))
+
+
+@contextmanager
+def folder_taken(
+    output_dir: str | os.PathLike, image_cache_dir: str | os.PathLike | None = None, report_to: str = "none"
+) -> Iterator[None]:
+    """`take_folder` for a block, in which a trainer is made that takes a hold of its own."""
+    hold = take_folder(output_dir, image_cache_dir, report_to)
+    try:
+        yield
+    finally:
+        if hold is not None:
+            hold.release()
 
 
 def _take(output_dir, image_cache_dir, report_to) -> FolderHold:

@@ -31,6 +31,8 @@ from .other_alignments import OtherAlignments
 from .process_group import end_group_at_exit
 from .results import keep_results, print_results, run_details, write_results
 from .run_health import health_of
+from .run_place import folder_taken
+from .run_room import most_images
 from .run_state import RunState
 from .seeding import derive_generator, derive_seed
 from .statistics_pass import StatisticsStage
@@ -123,6 +125,8 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
         self.yardsticks: dict[str, AccuracyMatrix] = {}
         where = args.image_cache_dir or args.output_dir
         self._images = ImageStore(self.image_processor, size, args.image_cache_gib * 2**30, where)
+        self._images.check_room(most_images(self.stream))
+        self._check_room_for_tasks()
         self.compiled = CompiledBackbone()
         self.evaluation: Evaluation | None = None  # the last one
         self.logged_steps = 0
@@ -132,7 +136,9 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
         """A trainer that teaches a saved model the classes of a stream; see `smope_hf.continuation.continue_from`."""
         from .continuation import continue_from
 
-        return continue_from(cls, checkpoint, stream, output_dir=output_dir, **options)
+        cache = options.get("image_cache_dir")
+        with folder_taken(str(output_dir), cache if isinstance(cache, str) else None):  # before anything is loaded
+            return continue_from(cls, checkpoint, stream, output_dir=output_dir, **options)
 
     # ------------------------------------------------------------------ the run
 

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from . import checkpoint
 from .image_check import write_skipped
+from .output_check import check_room
 from .pretrained import holds_backbone
 from .run_lock import FolderHold
 from .run_place import check_begun, take_folder
+from .run_room import checkpoint_bytes
 from .run_state import RunState, check_same_run, versions
 from .task_manifest import first_tasks
 from .tasks import Task
@@ -101,6 +103,12 @@ class KeepsRunFolder:
         if self.num_known:
             checkpoint.check_own_run(self.args.output_dir, self.num_known, state.follows)
         check_begun(self.args.output_dir, self.args.resume, self.num_known)
+
+    def _check_room_for_tasks(self):
+        to_save = self.stream[self.num_known + len(self.saved_tasks()) :] if self.args.save_checkpoints else ()
+        if len(to_save):
+            needed = checkpoint_bytes(self.model, to_save, self.args.checkpoint_every)
+            check_room(self.args.output_dir, needed, f"Saving {len(to_save)} tasks")
 
     def _prepare_output(self, manifest: dict):
         saved = self.saved_tasks()
