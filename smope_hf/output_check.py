@@ -153,8 +153,14 @@ def make_folder(folder: Path) -> list[Path]:
     made: list[Path] = []
     try:
         for place in reversed(missing):
-            place.mkdir(exist_ok=True)
-            made.insert(0, place)
+            try:
+                place.mkdir()
+                made.insert(0, place)
+            except FileExistsError:  # somebody else has made it meanwhile
+                if not os.path.lexists(place):
+                    raise FileNotFoundError(errno.ENOENT, "it comes and goes", str(place)) from None
+                if not place.is_dir():
+                    raise
     except OSError:
         remove_empty(made)
         raise
