@@ -44,6 +44,7 @@ from smope_hf.class_recall import THIRDS
 from smope_hf.comparison_report import METRICS
 from smope_hf.files import atomic_path, write_json
 from smope_hf.hub_files import find_checkpoint
+from smope_hf.output_check import try_folder
 from smope_hf.plots import plot_average_accuracy, plot_costs, read_costs
 from smope_hf.prompt_methods import PROMPT_METHODS
 from smope_hf.run_arguments import RUN_ARGUMENTS, parse_arguments
@@ -306,6 +307,12 @@ def main():
     try:
         to_do = [one for one in runs if not is_done(one[2], one[3])]
     except (ValueError, OSError) as error:  # before any training, whichever run the mistake belongs to
+        sys.exit(f"error: {error}")
+    try:
+        try_folder(options.output_dir, "--output_dir", "average_accuracy.png")
+        for *_, folder, _ in to_do:
+            try_folder(folder, "the folder of a run")
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     places = [folder for of_entry in folders.values() for folder in of_entry]
     records = {folder: read_json(folder / RECORD_FILE) for folder in places if (folder / RECORD_FILE).is_file()}

@@ -40,6 +40,7 @@ from smope_hf.files import write_json
 from smope_hf.hub import find_checkpoint
 from smope_hf.image_check import checked_stream
 from smope_hf.image_processors import load_image_processor
+from smope_hf.output_check import try_file
 from smope_hf.prompt_methods import PROMPT_METHODS
 from smope_hf.run_arguments import build_arguments, load_stream
 from smope_hf.safe_json import read_json
@@ -245,6 +246,7 @@ def main():
     try:
         grid = read_grid(options.grid)
         for run in options.runs:
+            try_file(run / "realigned.json", "the result")
             there = {"dataset": options.dataset, "output_dir": str(run)}
             given = {name: value for name, value in read_json(run / "settings.json").items() if value is not None}
             model, data, args = build_arguments(given | there)

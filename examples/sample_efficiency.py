@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from smope_hf.files import atomic_path
+from smope_hf.output_check import try_folder
 from smope_hf.plots import plot_sample_efficiency
 
 BENCHMARK = Path(__file__).parent / "benchmark.py"
@@ -78,6 +79,10 @@ def main():
         numbers = sorted({int(number) for number in options.samples.split(",")})
     except ValueError:
         sys.exit(f"error: --samples {options.samples!r} is not allowed. Allowed: whole numbers separated by commas.")
+    try:
+        try_folder(options.output_dir, "--output_dir", "sample_efficiency.csv")
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
     rows = []
     for samples in numbers:
         folder = folder_of(options.output_dir, samples)

@@ -22,6 +22,7 @@ from transformers import ViTConfig, ViTModel
 
 from smope_hf import SMoPEForImageClassification
 from smope_hf.files import atomic_path, write_json
+from smope_hf.output_check import try_folder
 
 # ---------------------------------------------------------------------- check on this machine
 
@@ -158,6 +159,7 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--records", default=str(Path(__file__).parent / "records/cifar100-short/smope"))
     args = parser.parse_args()
+    try_folder(args.output_dir, "--output_dir")
     torch.set_num_threads(args.threads)
     last, all_of_them = THOUSAND.saved_bytes(LARGE)
     content = {

@@ -27,10 +27,14 @@ def export(
     1e-4 of the largest. ONNX needs the extra: pip install 'smope_hf[export]'.
     """
     from .exporting import FORMATS, check_packages
+    from .output_check import check_replaceable, try_folder
 
     if file_format not in FORMATS:
         raise ValueError(f"--format {file_format} is not allowed. Allowed: {' or '.join(FORMATS)}.")
     check_packages(file_format)
+    try_folder(output, "--output")
+    for name in (FORMATS[file_format], "labels.json", "preprocessor_config.json"):
+        check_replaceable(output / name, name)
 
     from .cli_common import be_quiet
     from .hub import find_checkpoint

@@ -29,6 +29,10 @@ def report(
         raise ValueError("several runs in one report: give the file to write it to with --output")
     if output is not None and output.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--output {output} is not allowed. Allowed: a file that ends in .html.")
+    from .output_check import try_file
+
+    if output is not None or runs[0].is_dir():
+        try_file(output or runs[0] / "report.html", "the report")
     if len(runs) > 1:
         from .comparison_report import write_comparison
 

@@ -7,6 +7,7 @@ from .callbacks import ContinualCallback
 from .checkpoint import (
     MANIFEST_FILE,
     STATISTICS_FILE,
+    check_own_run,
     load_manifest,
     load_state,
     load_statistics,
@@ -18,6 +19,7 @@ from .continued_stream import ContinuedStream
 from .hub_files import CheckpointSource, find_checkpoint
 from .image_processors import load_image_processor
 from .recipe_guard import arguments_to_go_on
+from .run_place import check_begun
 from .run_state import RunState
 from .task_split import TaskSplit
 from .tasks import TaskStream
@@ -72,6 +74,9 @@ def continue_from(
     args = arguments_to_go_on(saved, source.folder, {**settings, "output_dir": str(output_dir)})
     continued = ContinuedStream(learned, stream, old_tests)
     image_processor = load_image_processor(source.folder)
+    num_known, follows = len(learned["tasks"]), statistics_hash(source.folder)
+    check_own_run(output_dir, num_known, follows)  # before a base model is loaded
+    check_begun(output_dir, resume, num_known)
     model = source.load_model(backbone=backbone, **({"token": token} if token else {}))
     if "alignment" in settings:
         check_alignment(args.alignment, model.closed_form)
@@ -84,7 +89,7 @@ def continue_from(
         "commit": source.commit,
         "num_tasks": len(learned["tasks"]),
     }
-    state.follows = statistics_hash(source.folder)
+    state.follows = follows
     trainer = trainer_class(model, args, continued, image_processor, callbacks, state=state)
     trainer.logged_steps = saved["logged_steps"]
     return trainer

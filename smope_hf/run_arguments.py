@@ -7,6 +7,7 @@ from pathlib import Path
 from .checked_arguments import CheckedArguments
 from .methods import METHODS
 from .named_settings import MAX_EXPERTS, MAX_NUMBER, MAX_SEED, MAX_THREADS, MAX_WHOLE, nearest_name
+from .output_check import check_text
 from .recipe_yaml import load_recipe
 from .safe_json import shown
 from .training_args import ContinualTrainingArguments, check_alignment
@@ -234,6 +235,7 @@ def load_trainer(model_args: ModelArguments, data: DataArguments, args: Continua
     """The [`ContinualTrainer`] of a run: threads and seed set, data and model loaded, nothing trained."""
     import torch
 
+    from .run_place import check_begun, folder_taken
     from .trainer import ContinualTrainer
 
     if model_args.method == "joint":  # as ModelArguments alone may say
@@ -241,9 +243,12 @@ def load_trainer(model_args: ModelArguments, data: DataArguments, args: Continua
     if data.num_threads:
         torch.set_num_threads(data.num_threads)
     torch.manual_seed(args.seed)
-    stream = load_stream(data)
-    model, image_processor = load_model(model_args)
-    return ContinualTrainer(model, args, stream, image_processor, callbacks_of(data, model))
+    check_text(model_args.backbone, "backbone")  # config.json will tell it
+    with folder_taken(args.output_dir, args.image_cache_dir, args.report_to):
+        check_begun(args.output_dir, args.resume)
+        stream = load_stream(data)
+        model, image_processor = load_model(model_args)
+        return ContinualTrainer(model, args, stream, image_processor, callbacks_of(data, model))
 
 
 def load_stream(data: DataArguments):

@@ -10,6 +10,7 @@ import numpy as np
 
 from .class_names import check_class_names
 from .named_settings import some_names
+from .output_check import check_text
 from .task_data import Classes, find_image_column, find_label_column, find_test_split, load_dataset_dict, read_classes
 from .task_manifest import build_manifest
 from .task_partition import RowSampler, check_max_tasks, class_groups
@@ -161,6 +162,7 @@ class TaskStream(Sequence[Task]):
             ValueError: As for `TaskStream`, or a folder of images has images outside a class folder, or class folders
                 without an image.
         """
+        check_text(str(name_or_path), "dataset")  # manifests tell it
         dataset = load_dataset_dict(name_or_path, config_name=config_name, revision=revision, data_files=data_files)
         folder = Path(name_or_path).expanduser()
         # the manifest travels with checkpoints: a folder's place on this machine is nobody's business there

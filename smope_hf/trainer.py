@@ -31,6 +31,8 @@ from .printing import say_once
 from .process_group import end_group_at_exit
 from .results import keep_results, print_results, run_details, write_results
 from .run_health import health_of
+from .run_place import folder_taken
+from .run_room import most_images
 from .run_state import RunState
 from .seeding import derive_generator, derive_seed
 from .statistics_pass import StatisticsStage
@@ -38,7 +40,7 @@ from .stopwatch import seconds_since
 from .task_data import check_tests
 from .task_split import TaskSplit
 from .tasks import Task, TaskStream
-from .trainer_folder import KeepsRunFolder
+from .trainer_folder import KeepsRunFolder, lets_go_when_refused
 from .trainer_hub import PushesToHub
 from .training_args import ContinualTrainingArguments, check_alignment
 from .training_phase import TrainingPhase
@@ -60,8 +62,11 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
             `args.alignment` is none that the method can have.
         FileExistsError: when the output folder holds a run and `args.resume` is off, or another run than the one that
             the model's classes are from.
+        FolderHeldError: when another run has the output folder; the message says which.
+        OSError: when the output folder cannot be written, before any image is read.
     """
 
+    @lets_go_when_refused
     def __init__(
         self,
         model: IncrementalClassifier,
@@ -83,6 +88,7 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
         self.num_known = len(model.config.tasks)
         self.args = args
         self.signals, self.mid_task = StopSignals(), MidTask(self)
+        self._take_folder()
         self._check_output_dir(state)
         if not self.num_known:
             check_tests(stream)
@@ -120,6 +126,8 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
         self.yardsticks: dict[str, AccuracyMatrix] = {}
         where = args.image_cache_dir or args.output_dir
         self._images = ImageStore(self.image_processor, size, args.image_cache_gib * 2**30, where)
+        self._images.check_room(most_images(self.stream))
+        self._check_room_for_tasks()
         self.compiled = CompiledBackbone()
         self.evaluation: Evaluation | None = None  # the last one
         self.logged_steps = 0
@@ -129,7 +137,9 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
         """A trainer that teaches a saved model the classes of a stream; see `smope_hf.continuation.continue_from`."""
         from .continuation import continue_from
 
-        return continue_from(cls, checkpoint, stream, output_dir=output_dir, **options)
+        cache = options.get("image_cache_dir")
+        with folder_taken(str(output_dir), cache if isinstance(cache, str) else None):  # before anything is loaded
+            return continue_from(cls, checkpoint, stream, output_dir=output_dir, **options)
 
     # ------------------------------------------------------------------ the run
 
@@ -145,7 +155,7 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
             TrainingDivergedError: when the loss is not finite; the message names the step and the last checkpoint.
             TrainingInterrupted: when SIGTERM or Ctrl-C stops it; what to do to go on is printed.
         """
-        with interruptible(self):
+        with interruptible(self), self._in_own_folder():
             return self._learn_all()
 
     def _learn_all(self) -> dict:
