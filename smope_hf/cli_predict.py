@@ -77,12 +77,12 @@ def find_images(names: list[str]) -> list[Path]:
 
 def check_images(paths: list[Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
     """Look at every image once: those that can be used, and the others with the reason."""
-    from .image_reading import UnreadableImage, check_image, reason_of
+    from .image_reading import UnreadableImage, check_image, read_file, reason_of
 
     good, bad = [], []
     for path in paths:
         try:
-            check_image(path.read_bytes())
+            check_image(read_file(path))
         except (UnreadableImage, OSError) as error:
             bad.append((path, reason_of(error)))
         else:
@@ -91,10 +91,20 @@ def check_images(paths: list[Path]) -> tuple[list[Path], list[tuple[Path, str]]]
 
 
 def read_image(path: Path):
-    """An image as training sees it: upright, 8-bit RGB."""
-    from .image_reading import decode_image
+    """An image as training sees it: upright, 8-bit RGB.
 
-    return decode_image(path.read_bytes())
+    Raises:
+        ValueError: when the file cannot be used any more, since it was changed behind `check_images`.
+    """
+    from .image_reading import UnreadableImage, decode_image, read_file, reason_of
+
+    try:
+        return decode_image(read_file(path))
+    except (UnreadableImage, OSError) as error:
+        raise ValueError(
+            f"{path} has changed since all images were looked at: {reason_of(error)}. Put it back, or leave it out, "
+            "and predict again."
+        ) from error
 
 
 def classify(

@@ -41,7 +41,8 @@ def continue_from(
 ):
     """A trainer that teaches a saved model more classes, with the statistics, routing and recipe of its checkpoint.
 
-    The result equals, bit for bit, what the run that made the checkpoint would have learned from the same images next.
+    The result equals, bit for bit, what the run that made the checkpoint would have learned from the same images next,
+    under the versions that made it. Where others are installed, `train()` names them in a warning.
 
     Args:
         trainer_class: [`ContinualTrainer`].

@@ -57,8 +57,13 @@ class ImageCheck:
 
         Raises:
             ValueError: when nothing is left of a class to train or to test on.
+            ChangedImage: when a hash that the split has already is not that of its image now.
         """
         checked = self._looked_at(split)
+        if split.digests is not None:  # somebody was told of it, in a manifest
+            for position, (digest, reason) in enumerate(checked):
+                if reason is None:
+                    split.check_unchanged(position, digest)
         self.looked_at += len(split)
         bad = [position for position, (_, reason) in enumerate(checked) if reason is not None]
         names = [class_names[label - first_id] for label in split.labels[bad]]

@@ -1,6 +1,9 @@
 """An image out of a file's content: upright, in 8-bit RGB, and never larger than Pillow's limit allows."""
 
+import errno
 import io
+import os
+import stat
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -11,6 +14,22 @@ _MOST_OF_A_REASON = 200  # characters
 
 class UnreadableImage(ValueError):
     """Why a file gives no image that can be used, without the file's place on this machine."""
+
+
+class ChangedImage(ValueError):
+    """An image is not the one any more whose hash was taken, so that the run's manifest would tell of another one."""
+
+
+def read_file(path: str | os.PathLike) -> bytes:
+    """The content of an image file.
+
+    Raises:
+        OSError: when it cannot be read, or is something that would be waited for or has no end, as a pipe or a device.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):  # of a folder Python says it itself
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def decode_image(content: bytes, mode: str | None = None) -> Image.Image:
@@ -48,7 +67,7 @@ def _decode(content: bytes, mode: str | None, reduced: bool) -> Image.Image:
     # Decoders raise many kinds of error for a broken file: OSError, ValueError, SyntaxError, struct.error, ...
     try:
         with Image.open(io.BytesIO(content)) as image:
-            _check_size(*image.size)
+            check_size(*image.size)
             if reduced:
                 image.draft(None, (1, 1))
             image.load()
@@ -59,7 +78,12 @@ def _decode(content: bytes, mode: str | None, reduced: bool) -> Image.Image:
         raise UnreadableImage(reason_of(error)) from error
 
 
-def _check_size(width: int, height: int):
+def check_size(width: int, height: int):
+    """Refuse an image by its width and height in pixels, before it is decoded.
+
+    Raises:
+        UnreadableImage: for more pixels than Pillow's limit, or one side over 200 times the other.
+    """
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and width * height > limit:
         raise UnreadableImage(f"{width} x {height} pixels are more than PIL.Image.MAX_IMAGE_PIXELS = {limit}")

@@ -1,4 +1,6 @@
-"""Where the training of a task stands, kept on disk so that a run goes on in the middle of it, bit for bit.
+"""Where the training of a task stands, kept on disk so that a run goes on in the middle of it.
+
+Under the versions that wrote it, it goes on bit for bit.
 
 The data's order and crops follow from seeds, and the features before the task from the last whole task's folder: what
 is kept is what neither gives.
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from .checkpoint import task_folder
 from .printing import say_once
-from .run_state import check_same_run, comparable_fields
+from .run_state import check_same_run, comparable_fields, versions
 from .state_folder import STATE_FOLDER, advice, read_content, read_tensors, remove_state, write_state
 from .stopwatch import as_measured, seconds_since
 
@@ -202,6 +204,8 @@ class MidTask:
             "model": comparable_fields(trainer.model.config),
             "protocol_hash": self.protocol_hash,
             "follows": trainer.state.follows,
+            "versions": versions(),
+            "version_changes": trainer.state.version_changes,
             "callbacks": {_name(callback): callback.saved_state(trainer) for callback in trainer.callbacks},
         }
         if accelerator.is_main_process:

@@ -18,6 +18,7 @@ from .run_health import health_of
 from .run_report import REPORT_FILE, write_report
 from .run_state import model_settings, versions
 from .terminal import accuracy_table, metrics_table
+from .version_changes import change_warning
 
 RESULT_FILES = ("metrics.json", "manifest.json", "accuracy_matrix.csv", REPORT_FILE)
 
@@ -77,7 +78,7 @@ def run_details(trainer, test_counts: list[int]) -> dict:
         "other_alignments": trainer.others.results(test_counts),
         "test_counts": test_counts,
         "task_confusion": state.task_confusion,
-        "warnings": health_of(trainer),
+        "warnings": [*health_of(trainer), *map(change_warning, state.version_changes)],
         "recall_by_class": trainer.evaluation.recalls[0],
         "training_images_by_class": state.statistics.count.tolist(),
         "seconds_by_task": state.seconds,
@@ -86,6 +87,7 @@ def run_details(trainer, test_counts: list[int]) -> dict:
         "recipe": trainer.args.recipe(),
         "model": model_settings(config),
         "versions": versions(),
+        "version_changes": state.version_changes,
     }
 
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from .accuracy_matrix import AccuracyMatrix
 from .alignment import ClassStatistics
 from .configuration_incremental import IncrementalConfig
 from .training_args import ContinualTrainingArguments
+from .version_changes import version_change
 
 PACKAGES = ("smope_hf", "torch", "transformers", "datasets", "accelerate", "numpy", "pillow")
 GROWING = {"backbone_config", "base_model_name_or_path", "base_model_revision", "tasks", "output_router_scores"}
@@ -32,6 +33,8 @@ class RunState:
             another; None before the first is saved.
         task_confusion: for each task how many of its test images the model of now takes for each task's classes; None
             for a task without test images.
+        made_with: versions of the saved state that is gone on from, until they are compared; None for none.
+        version_changes: each place where the run went on under other versions; see `version_changes.version_change`.
     """
 
     statistics: ClassStatistics
@@ -41,6 +44,8 @@ class RunState:
     continued_from: dict | None = None
     follows: str | None = None
     task_confusion: list[list[int] | None] = field(default_factory=list)
+    made_with: dict[str, str] | None = None
+    version_changes: list[dict] = field(default_factory=list)
 
     def begin_task(self) -> dict[str, float]:
         """Open the next task's record of seconds."""
@@ -52,7 +57,21 @@ class RunState:
         matrix = AccuracyMatrix.from_json(saved["accuracy_matrix"])
         state = cls(statistics, usage_history, matrix, saved["seconds_by_task"], saved.get("continued_from"))
         state.task_confusion = saved.get("task_confusion") or []
+        state.take_versions(saved)
         return state
+
+    def take_versions(self, saved: dict):
+        """Go on from a saved state as far as versions are concerned: those it was written with, and its changes."""
+        self.made_with = dict(saved.get("versions") or {})
+        self.version_changes = list(saved.get("version_changes") or [])
+
+    def compare_versions(self, behind_task: int, step: int | None) -> dict | None:
+        """Keep and give what differs between the saved state and now, once; arguments as for `version_change`."""
+        change = None if self.made_with is None else version_change(self.made_with, versions(), behind_task, step)
+        self.made_with = None
+        if change is not None:
+            self.version_changes.append(change)
+        return change
 
 
 def check_same_run(
@@ -110,8 +129,10 @@ def model_settings(config: IncrementalConfig) -> dict:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a result, and the processor or GPU that it comes from."""
+    """What a result comes from, by name: Python and packages, processor or GPU, CPU threads and processes."""
+    processes = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
     found = {"python": platform.python_version(), "processor": processor()}
+    found |= {"threads": str(torch.get_num_threads()), "processes": str(processes)}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)

@@ -12,6 +12,7 @@ from .run_folder import METRICS_FILE, RunFolder
 from .run_health import UNALIGNED, chance_of, health_warnings
 from .safe_json import read_json
 from .task_manifest import protocol_hash
+from .version_changes import change_warning
 
 LARGE_FORGETTING = 0.15  # fractions: 15 points
 CLEARLY_BETTER = 0.01
@@ -22,6 +23,7 @@ _MOST_NAMED = 12
 def warnings_of_run(run: RunFolder) -> list[str]:
     """Everything in a run that is likely to hurt: a sentence on the trouble, then its remedy."""
     found = [*_progress(run), *_skipped(run), *_health(run), *_accuracies(run), *_yardsticks(run), *_protocol(run)]
+    found += map(change_warning, run.content.get("version_changes", []))
     if run.tasks:
         return found + describe_checkpoint(run.tasks[-1])["warnings"]
     advice = "Train with --save-checkpoints."

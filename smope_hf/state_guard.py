@@ -10,6 +10,7 @@ from torch import Tensor
 from .checkpoint_guard import FLOATING, INTEGER, check_shapes, inside, read_header, read_tensors
 from .checksums import check_file
 from .safe_json import ADVICE, read_json, shown
+from .version_changes import are_version_changes
 
 ROUTING_FILE = "routing.json"
 MAX_SECONDS = 10**10  # of a stage: three hundred years
@@ -130,6 +131,7 @@ STATE_FIELDS = {
     "continued_from": (lambda value: value is None or _is_origin(value), "null, or name, commit and num_tasks"),
     "task_confusion": (_confusion, "as many counts for each task as there are tasks, or null for it"),
     "versions": (lambda value: is_object_of(value, is_text), "an object of text"),
+    "version_changes": (are_version_changes, "a list of objects with behind_task, step and differences"),
 }
 ROUTING_FIELDS = {
     "num_experts": (is_count, "an integer from 0"),
@@ -164,7 +166,7 @@ def check_state(state: dict, file: str | os.PathLike):
         ValueError: naming the field that is missing or has another type or range.
     """
     later = dict.fromkeys(("eval_batch_size", "continued_from", "follows"))  # fields that older files lack
-    later["task_confusion"] = []
+    later |= {"task_confusion": [], "version_changes": []}
     _check_fields({**later, **state}, STATE_FIELDS, Path(file), "")
 
 

@@ -2,25 +2,25 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
 
-from .image_reading import UnreadableImage
 from .task_split import Task, TaskSplit
 
 if TYPE_CHECKING:
     from .tasks import TaskStream
 
 FORMAT_VERSION = 1
-_ROWS_PER_READ = 32
 _AGAIN = "The file was changed or is not whole: download or copy it again."
 
 
 def build_manifest(stream: "TaskStream", tasks: list[dict[str, Any]] | None = None) -> dict[str, Any]:
     """Describe a task stream as JSON. Reads every encoded image once, a few at a time; decodes none.
+
+    From then on the splits give no image that is not the one described.
 
     Args:
         stream: The tasks.
@@ -178,18 +178,7 @@ def describe_split(split: TaskSplit | None) -> dict[str, Any] | None:
 def _content_hash(split: TaskSplit) -> str:
     """SHA-256 over, row by row, the SHA-256 of the encoded image and the class id (int64, little endian)."""
     content = hashlib.sha256()
-    known = split.digests
-    digests = _digests(split) if known is None else (row.tobytes() for row in known)
-    for label, digest in zip(split.labels, digests, strict=True):
-        content.update(digest)
+    for label, digest in zip(split.labels, split.hashes(), strict=True):
+        content.update(digest.tobytes())
         content.update(np.int64(label).astype("<i8").tobytes())
     return content.hexdigest()
-
-
-def _digests(split: TaskSplit) -> Iterator[bytes]:
-    for start in range(0, len(split), _ROWS_PER_READ):
-        positions = range(start, min(start + _ROWS_PER_READ, len(split)))
-        for position, content in zip(positions, split.contents(positions)):
-            if isinstance(content, UnreadableImage):
-                raise ValueError(f"{split.describe(position)}: {content}") from content
-            yield hashlib.sha256(content).digest()

@@ -1,6 +1,7 @@
 """One task and its images, decoded only when asked for."""
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -10,7 +11,13 @@ import fsspec
 import numpy as np
 from PIL import Image
 
-from .image_reading import UnreadableImage, decode_image, reason_of
+from .image_reading import ChangedImage, UnreadableImage, decode_image, read_file, reason_of
+
+_ROWS_PER_READ = 32
+_ADVICE = (
+    "Nothing that was learned before is lost. Put the image back as it was and go on (a run with --resume, in Python "
+    "resume=True), or begin anew with the images as they are (a run in another output_dir)."
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,8 @@ class TaskSplit:
         image_column: Name of the image column.
         source_split: Name of the data set's split that the rows come from.
         source_rows: Row of each image in that split, int64 (n,).
-        digests: SHA-256 of each encoded image, uint8 (n, 32), where they are known already. Default: not known.
+        digests: SHA-256 of each encoded image, uint8 (n, 32), where they are known already: `images` then takes no
+            other content. Default: not known.
         skipped: Rows that would be here as well, had their images been fit to use. Default: none.
     """
 
@@ -64,6 +72,7 @@ class TaskSplit:
 
         Raises:
             IndexError: If a position is outside the split.
+            ChangedImage: If an image is not the one any more whose hash is known.
             ValueError: If an image cannot be decoded.
         """
         indices = self._positions(indices)
@@ -82,6 +91,39 @@ class TaskSplit:
             The files' contents; in place of one that cannot be read, the error that says why.
         """
         return [_content_or_error(encoded) for encoded in self.encoded(np.asarray(indices))]
+
+    def hashes(self) -> np.ndarray:
+        """SHA-256 of each encoded image, uint8 (n, 32); where they are not known yet, all are read once, and kept.
+
+        Raises:
+            ValueError: If an image file cannot be read.
+        """
+        if self.digests is None:
+            found = b"".join(map(self._hash, range(len(self)), self._all_contents()))
+            object.__setattr__(self, "digests", np.frombuffer(found, dtype=np.uint8).reshape(-1, 32))
+        return self.digests
+
+    def check_unchanged(self, index: int, found: bytes, problem: str | None = None):
+        """Refuse an image that is not the one whose hash is known.
+
+        Args:
+            index: Position in this split.
+            found: SHA-256 of what is read of it now; empty where it cannot be read.
+            problem: Why it cannot be read.
+
+        Raises:
+            ChangedImage: naming row and file, and what to do.
+        """
+        expected = self.digests[index].tobytes()
+        if found == expected:
+            return
+        encoded = self.encoded(np.array([index]))[0]
+        file = f", file {encoded['path']}" if encoded and encoded["bytes"] is None and encoded["path"] else ""
+        now = problem or f"its SHA-256 was {expected.hex()[:16]}... and is {found.hex()[:16]}..."
+        raise ChangedImage(
+            f"{self.describe(index)}{file}: the image has changed since all images were looked at ({now}), and the "
+            f"manifest tells of the one before. {_ADVICE}"
+        )
 
     def without(self, positions: Sequence[int], skipped: Sequence[SkippedImage]) -> "TaskSplit":
         """The split without some of its rows, and the reasons why."""
@@ -118,10 +160,24 @@ class TaskSplit:
             raise IndexError(f"indices from {positions.min()} to {positions.max()}: 0 to {len(self) - 1} are allowed")
         return positions.astype(np.int64)
 
+    def _all_contents(self) -> Iterator[bytes | UnreadableImage]:
+        for start in range(0, len(self), _ROWS_PER_READ):
+            yield from self.contents(range(start, min(start + _ROWS_PER_READ, len(self))))
+
+    def _hash(self, index: int, content: bytes | UnreadableImage) -> bytes:
+        if isinstance(content, UnreadableImage):
+            raise ValueError(f"{self.describe(index)}: {content}") from content
+        return hashlib.sha256(content).digest()
+
     def _decode(self, index: int, encoded: dict[str, Any] | None) -> Image.Image:
         try:
-            return decode_image(_content(encoded), self.mode)
+            content = _content(encoded)
+            if self.digests is not None:  # of the very bytes that are decoded
+                self.check_unchanged(index, hashlib.sha256(content).digest())
+            return decode_image(content, self.mode)
         except UnreadableImage as error:
+            if self.digests is not None:
+                self.check_unchanged(index, b"", str(error))
             raise ValueError(f"{self.describe(index)}: the image cannot be decoded ({error})") from error
 
 
@@ -132,7 +188,9 @@ def _content(encoded: dict[str, Any] | None) -> bytes:
         raise UnreadableImage("the row holds no image")
     try:
         # Archives on the Hub stay where they are ("zip://a.png::hf://..."); everything else is a local file.
-        with fsspec.open(encoded["path"], "rb") if "://" in encoded["path"] else open(encoded["path"], "rb") as file:
+        if "://" not in encoded["path"]:
+            return read_file(encoded["path"])
+        with fsspec.open(encoded["path"], "rb") as file:
             return file.read()
     except OSError as error:
         raise UnreadableImage(f"the image file cannot be read: {reason_of(error)}") from error

@@ -17,6 +17,7 @@ from .run_room import checkpoint_bytes
 from .run_state import RunState, check_same_run, versions
 from .task_manifest import first_tasks
 from .tasks import Task
+from .version_changes import change_warning
 
 
 def lets_go_when_refused(init: Callable) -> Callable:
@@ -85,6 +86,7 @@ class KeepsRunFolder:
                 "continued_from": self.state.continued_from,
                 "follows": self.state.follows,
                 "versions": versions(),
+                "version_changes": self.state.version_changes,
             }
             learned = first_tasks(manifest, task.index + 1)
             self.others.save(self.args.output_dir, task.index)
@@ -116,12 +118,23 @@ class KeepsRunFolder:
         if saved:
             self._resume_from(saved[-1], manifest)
         self.mid_task.find(manifest["protocol_hash"])
+        self._compare_versions()
         if self.args.push_to_hub:
             self.open_hub()
         if self.accelerator.is_main_process:
             Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
             checkpoint.remove_partial(self.args.output_dir)
             write_skipped(self.args.output_dir, manifest)
+
+    def _compare_versions(self):
+        """Say once, and keep for the results, what differs from the versions that wrote the state gone on from."""
+        found = self.mid_task.content
+        if found is not None:
+            self.state.take_versions(found)
+        step = None if found is None else found["step"]
+        change = self.state.compare_versions(len(self.model.config.tasks), step)
+        if change is not None:
+            self.accelerator.print(f"Warning: {change_warning(change)}")
 
     def _resume_from(self, folder: Path, manifest: dict):
         saved = checkpoint.load_state(folder)
