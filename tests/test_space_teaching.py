@@ -16,6 +16,7 @@ from smope_hf.embedded_data import digits
 
 from checkpoints import Models, find_revisions, open_checkpoints  # isort: skip
 from desk import Desk  # isort: skip
+from files import Files  # isort: skip
 from first_checkpoint import example_images, first_checkpoint  # isort: skip
 from limits import Limits, Refused  # isort: skip
 from looking import chosen_shares, experts_html, in_common, look_at  # isort: skip
@@ -26,11 +27,11 @@ LIMITS = Limits()
 
 
 def send(desk: Desk, paths: list[Path]) -> list[str]:
-    """The files as gradio would have put them among the uploads."""
-    sent = [desk.visits.uploads / f"hash-{path.stem}" / path.name for path in paths]
+    """The files as an upload keeps them."""
+    sent = [desk.visits.files.place(path.name) for path in paths]
     for path, place in zip(paths, sent, strict=True):
-        place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, place)
+        desk.visits.files.add_sent(place, "image/png", "1.2.3.4")
     return list(map(str, sent))
 
 
@@ -47,7 +48,7 @@ def run(cache) -> Path:
 @pytest.fixture
 def desk(run, tmp_path) -> Desk:
     models = Models()
-    visits = Visits(tmp_path / "uploads", LIMITS, models.forget)
+    visits = Visits(Files(tmp_path / "uploads", LIMITS), LIMITS, models.forget)
     return Desk(open_checkpoints([str(run)], "embedded"), visits, models, LIMITS)
 
 
@@ -157,7 +158,8 @@ def test_a_second_lesson_goes_on_from_the_first_and_remembers_its_held_out_image
 
 def test_what_was_not_measured_is_unknown(run, cache, tmp_path):
     models = Models()
-    desk = Desk(open_checkpoints([str(run)], None), Visits(tmp_path / "u", LIMITS, models.forget), models, LIMITS)
+    visits = Visits(Files(tmp_path / "u", LIMITS), LIMITS, models.forget)
+    desk = Desk(open_checkpoints([str(run)], None), visits, models, LIMITS)
     lesson = desk.learn("me", str(run), "task-01", send(desk, example_images(cache)[1][:4]), "<b>", lambda *_: None)
     assert lesson.old_before is None and lesson.old_after is None and lesson.old_images == 0
     text = lesson_html(lesson)

@@ -33,7 +33,10 @@ class Limits:
         visit_seconds: of training in one visit.
         idle_seconds: after which a visit ends by itself, and everything of it is deleted.
         visits: at a time.
+        address_visits: of them, from one address.
         upload_bytes: of all visitors' files at a time.
+        address_bytes: of the uploads from one address at a time.
+        message_bytes: of a request that is no upload.
     """
 
     image_bytes: int = 10 * 2**20
@@ -47,7 +50,15 @@ class Limits:
     visit_seconds: float = 300
     idle_seconds: float = 1800
     visits: int = 500
+    address_visits: int = 100
     upload_bytes: int = 2**30
+    address_bytes: int = 2**29
+    message_bytes: int = 2**18
+
+    @property
+    def request_bytes(self) -> int:
+        """Of one upload: the most images, and a kilobyte of headers for each."""
+        return self.most_images * (self.image_bytes + 2**10)
 
     def check_number(self, count: int):
         """Refuse too few or too many images of a class."""

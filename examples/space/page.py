@@ -8,6 +8,7 @@ import gradio as gr
 from desk import Desk, explain
 from limits import Refused
 from looking import Look, experts_html, in_common
+from messages import LESSONS
 from teaching import Lesson
 
 from smope_hf.cli_common import names_in_short
@@ -78,10 +79,14 @@ def build_page(
         gr.HTML(f'<p class="quiet">{html.escape(privacy(desk))}</p>', padding=False)
 
         def choose(name, request: gr.Request):
-            found = list(desk.revisions(request.session_hash, name))
+            try:
+                found = list(desk.revisions(request.session_hash, name))
+            except Exception as error:
+                gr.Warning(html.escape(explain(error)))
+                return gr.skip(), gr.skip()
             return gr.Dropdown(found, value=found[-1]), gr.Dropdown([NOTHING, *found], value=NOTHING)
 
-        checkpoint.change(choose, checkpoint, [revision, compare], api_visibility="private", queue=False)
+        checkpoint.change(choose, checkpoint, [revision, compare], api_visibility="private", preprocess=False)
 
         def end(request: gr.Request):
             desk.visits.end(request.session_hash)
@@ -97,8 +102,9 @@ def _look_tab(desk, checkpoint, revision, revisions, examples) -> gr.Dropdown:
                 label="Image", type="filepath", image_mode=None, sources=["upload", "clipboard"], height=260
             )
             if examples:
-                offered = list(map(str, examples))
-                gr.Examples(offered, image, label="Or one of these", cache_examples=False, api_visibility="private")
+                offered = [[str(path)] for path in examples]
+                rows = gr.Dataset(components=[image], samples=offered, label="Or one of these", type="index")
+                rows.click(lambda row: offered[row][0], rows, image, api_visibility="private", show_progress="hidden")
             compare = gr.Dropdown(
                 [NOTHING, *revisions], value=NOTHING, label="Compare with revision", filterable=False
             )
@@ -151,7 +157,7 @@ def _teach_tab(desk, checkpoint, revision, compare, examples, new_class):
                 offer = gr.Button(f"Take {len(examples)} images of an {new_class}", variant="secondary")
                 offer.click(
                     lambda: ([str(path) for path in examples], new_class), None, [images, name],
-                    api_visibility="private", queue=False,
+                    api_visibility="private",
                 )  # fmt: skip
             learn = gr.Button("Learn", variant="primary")
         with gr.Column(min_width=280):
@@ -186,7 +192,7 @@ def _teach_tab(desk, checkpoint, revision, compare, examples, new_class):
         api_visibility="private",
         show_progress_on=[result],
         concurrency_limit=1,
-        concurrency_id="teaching",
+        concurrency_id=LESSONS,
         trigger_mode="once",
         scroll_to_output=True,
         preprocess=False,
