@@ -13,7 +13,8 @@ from .training_args import ContinualTrainingArguments
 SETTINGS = (
     "seed", "epochs", "batch_size", "eval_batch_size", "gradient_accumulation_steps", "learning_rate",
     "min_learning_rate", "freeze_epochs", "prefix_lr_multiplier", "max_grad_norm", "crop_scale", "crop_ratio",
-    "flip_probability", "alignment", "alignment_learning_rate", "alignment_shrinkage", "drift_compensation",
+    "flip_probability", "alignment", "alignment_epochs", "alignment_batch_ratio", "alignment_learning_rate",
+    "alignment_shrinkage", "drift_compensation",
     "mixed_precision", "gradient_checkpointing", "torch_compile", "image_cache_gib", "image_cache_dir",
     "dataloader_num_workers", "on_bad_image", "checkpoint_every", "resume", "hub_private_repo",
     "hub_include_backbone", "hub_remote_code", "hub_license",
