@@ -15,7 +15,16 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, GitCommit
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
 from .checkpoint import saved_tasks, task_index
-from .hub_files import MARK, StagedTask, check_can_be_shared, is_checkpoint_file, remote_files, stage, statistics_hash
+from .hub_files import (
+    MARK,
+    StagedTask,
+    check_can_be_shared,
+    check_processor,
+    is_checkpoint_file,
+    remote_files,
+    stage,
+    statistics_hash,
+)
 from .hub_files import find_checkpoint as find_checkpoint
 from .hub_files import local_checkpoint as local_checkpoint
 from .registry import config_of
@@ -89,7 +98,7 @@ def push_run(
     Raises:
         FileNotFoundError: when the folder holds no task.
         ValueError: when nobody else could load the model as it is; the message says which option helps. Also for a
-            `backbone` that is not to be included.
+            `backbone` that is not to be included, and an image processor that is not allowed.
         PushConflictError: when the repository holds other commits, or other models under these tags.
         PushError: when the Hub refuses or cannot be reached, after some attempts.
     """
@@ -103,6 +112,7 @@ def push_run(
         )
     for folder in folders:
         check_can_be_shared(config_of(folder), include_backbone, remote_code)
+        check_processor(folder)
     repo_id = open_repository(repo_id, private=private, token=token, report=report)
     pushed: list[PushedTask] = []
     with TemporaryDirectory() as scratch:

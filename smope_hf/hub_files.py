@@ -29,7 +29,7 @@ from .checkpoint import (
 from .checksums import CHECKSUMS_FILE, check_file, listed, sha256, write_checksums
 from .config_fields import CODE, shareable
 from .files import write_json
-from .image_processors import read_image_processor
+from .image_processors import find_image_processor
 from .model_card import PICTURE, card_of, is_hub_id
 from .modeling_incremental import IncrementalClassifier
 from .pretrained import WEIGHTS, holds_backbone
@@ -131,6 +131,19 @@ def check_can_be_shared(config, include_backbone: bool, remote_code: bool):
         )
 
 
+def check_processor(folder: Path):
+    """Refuse to push an image processor that nobody could load, or one that names somebody's code.
+
+    Args:
+        folder: of the task; one without an image processor passes.
+
+    Raises:
+        ValueError: naming the file and the field.
+    """
+    if any((folder / name).is_file() for name in PROCESSOR):
+        find_image_processor(str(folder))
+
+
 def stage(
     folder: Path,
     repo_id: str,
@@ -152,14 +165,9 @@ def stage(
         backbone: where the base model is, if not where the checkpoint says.
         token: to load the base model with.
         license: for the card.
-
-    Raises:
-        ValueError: for an image processor's file that `load_image_processor` refuses.
     """
     scratch.mkdir(parents=True)
     files = {path.name: path for path in sorted(folder.iterdir()) if is_checkpoint_file(path.name)}
-    if not files.keys().isdisjoint(PROCESSOR):  # what nobody could load, or names code of others, is not published
-        read_image_processor(str(folder))
     config = config_of(folder)
     model_class = MODEL_CLASSES[config.model_type]
     model_files = folder

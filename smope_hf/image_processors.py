@@ -117,37 +117,35 @@ def load_image_processor(name_or_path: str | os.PathLike, revision: str | None =
         OSError: when there is no such file.
         ImportError: for a type that needs torchvision, where it is not installed.
     """
-    name = local_name(os.fspath(name_or_path))
-    revision = resolve_revision(name, revision)
-    source, content = read_image_processor(name, revision)
-    kind = content.get("image_processor_type") or (content.get("feature_extractor_type") or "").replace(
-        "FeatureExtractor", "ImageProcessor"
-    )
-    classes = _classes_named(kind, f"{source}: image_processor_type = {shown(kind)}") if kind else None
-    if classes is None:
-        classes = _classes_of_model(name, revision, source)
+    classes, content, source = find_image_processor(local_name(os.fspath(name_or_path)), revision)
     return _available(classes, source).from_dict(content)
 
 
-def read_image_processor(name: str, revision: str | None = None) -> tuple[str, dict]:
-    """The fields of an image processor, checked, without loading its class.
+def find_image_processor(name: str, revision: str | None = None) -> tuple[dict[str, str], dict, str]:
+    """All of `load_image_processor` but loading the class.
 
     Args:
         name: Hub id or folder.
         revision: branch, tag or commit on the Hub.
 
     Returns:
-        Where the fields stand, for messages, and the fields.
+        The names of its classes by backend, its checked fields, and where they stand, for messages.
 
     Raises:
         ValueError, OSError: as `load_image_processor`.
     """
+    revision = resolve_revision(name, revision)
     source, content = _read(name, revision)
-    check_image_processor(content, source)
-    return source, content
+    check_fields(content, source)
+    kind = content.get("image_processor_type") or (content.get("feature_extractor_type") or "").replace(
+        "FeatureExtractor", "ImageProcessor"
+    )
+    if kind:
+        return _classes_named(kind, f"{source}: image_processor_type = {shown(kind)}"), content, source
+    return _classes_of_model(name, revision, source), content, source
 
 
-def check_image_processor(content: dict, source: str | os.PathLike):
+def check_fields(content: dict, source: str | os.PathLike):
     """Check the fields of an image processor's file before anything is made from them.
 
     Raises:

@@ -37,12 +37,12 @@ def smope(arguments):
 
 
 def check(mark: Path, code: int, out: str, err: str, wants_json: bool = False, refused: bool | None = None):
-    """Nothing ran, nothing was asked; an error is one line on stderr that says what is wrong."""
+    """Nothing ran, nothing was asked; an error is the last line on stderr and says what is wrong."""
     assert not mark.exists(), f"code ran: {mark.read_text()}"
     assert not any(word in out + err for word in ASKED), out + err
     assert code in (0, 2), out + err
     if code == 2:
-        assert out == "" and len(err.splitlines()) == 1 and err.startswith("error: "), (out, err)
+        assert out == "" and err.splitlines()[-1].startswith("error: "), (out, err)
         assert "not expected" not in err
     elif wants_json:
         json.loads(out)
@@ -138,7 +138,7 @@ def arguments_of(command: str, repository: str, run: Path, place: Path) -> list[
         "plot": ["plot", str(run), "--output", output],
         "report": ["report", str(run), "--output", f"{output}.html"],
         "push": ["push", str(run), f"alice/pushed-{next(NUMBERS)}"],
-        "push --onto": ["push", str(run), "alice/onto"],
+        "push --onto": ["push", str(run), f"alice/onto-{next(NUMBERS)}"],
         "push --include-backbone": ["push", str(run), f"alice/pushed-{next(NUMBERS)}", "--include-backbone"],
     }[command]
 
@@ -155,12 +155,11 @@ def test_a_checkpoint_of_the_hub_runs_and_asks_nothing(world, attack, command):
     name = attack.__name__.replace("_", "-")
     arguments = arguments_of(command, f"mallory/{name}", place / "runs" / name, place)
     if command == "push --onto":
-        client("HfApi().create_repo('alice/onto', exist_ok=True).repo_id")
-        arguments += ["--onto", hub.foreign_commit("alice/onto", "somebody's", {"evil.py": evil_code(mark)})]
+        onto = client("HfApi().create_repo(given['name']).repo_id", name=arguments[-1])
+        arguments += ["--onto", hub.foreign_commit(onto, "somebody's", {"evil.py": evil_code(mark)})]
     code, out, err = client("smope(given['arguments'])", arguments=arguments)
-    publishes = command.startswith("push") and attack in PROCESSORS
-    refused = (command in USING or publishes) and attack in PROCESSORS
-    check(mark, code, out, err, "--json" in arguments, refused if refused or command != "push --onto" else None)
+    refused = (command in USING or command.startswith("push")) and attack in PROCESSORS
+    check(mark, code, out, err, "--json" in arguments, refused)
 
 
 @pytest.mark.slow
