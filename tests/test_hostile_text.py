@@ -14,6 +14,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from conftest import tiny_config
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from runs import save_backbone, tiny_trainer
@@ -26,6 +27,7 @@ from smope_hf.cli import app
 from smope_hf.cli_common import names_in_short
 from smope_hf.embedded_data import digits
 from smope_hf.hub_files import stage
+from smope_hf.model_card import build_card, card_of
 from smope_hf.plots import plot_average_accuracy, plot_costs
 from smope_hf.printable import printable, printable_lines
 
@@ -38,13 +40,13 @@ HOSTILE = [
     "$\\frac{ \\(x\\) =cmd|' /C calc'!A0 www.evil.example a@evil.example",
     "z" + "\u0301" * 50 + "y" * 100_000,
 ]
-FOLDERS = ["\x1b[31mred", "\u202eeert", "one\n# Heading", "[red]x[/red] :smile:"]
+FOLDERS = ["\x1b[31mred", "\u202eeert", "one\n# Heading", "[red]x[bold] :smile:"]
 FILES = [
     "\x1b]0;owned\x07.png",
     "a\u202egnp.exe.png",
     "b\nlicense: stolen.png",
     os.fsdecode(b"\xff\xfe.png"),
-    "[red]c[/red].png",
+    "[red]c[bold] :smile:.png",
 ]
 NEVER_ALONE = ("# Heading", "license: stolen", "- item", "error: forged")
 
@@ -116,7 +118,7 @@ def test_tables_show_names_as_they_are_or_as_escapes(place, command):
     arguments = {"evaluate": ["--data", place / "hostile-data"], "predict": [place / "images"]}.get(command, [])
     shown = smope(command, run, *arguments).stdout
     if command == "predict":
-        assert "[red]x[/red][/][link=http://evil.example]y[/link] :smile:" in shown and "[red]c[/red].png" in shown
+        assert "[red]x[/red][/][link=http://evil.example]y[/link] :smile:" in shown and "[red]c[bold] :smile:.png" in shown
         assert (
             "\\x1b]0;owned\\x07.png" in shown and "\\udcff\\udcfe.png" in shown and "b\\nlicense: stolen.png" in shown
         )
@@ -251,14 +253,15 @@ def test_a_card_has_the_same_parts_whatever_the_names(place, task):
 
 
 def test_a_card_reads_as_the_names_do(place):
-    from markdown_it.renderer import RendererHTML
-
-    names = [f"a|b*c_{chr(96)}d" + "<i>", "[x](y)", "~~z~~ & &amp;", "北京", "שלום", "👩\u200d👧"]
-    text = " ".join(smope_hf.model_card._as_text(name) for name in names)
-    table = MarkdownIt("commonmark").enable("table").parse(f"| a |\n|---|\n| {text} |\n")
-    (cell,) = [token for token in table if token.type == "inline" and "北京" in token.content]
+    names = ["a|b*c_`d<i>", "[x](y)", "~~z~~ & &amp;", "北京", "שלום", "👩\u200d👧"]
+    config = tiny_config(num_labels=len(names), tasks=[list(range(len(names)))])
+    manifest = json.loads((place / "benign" / "task-01" / "manifest.json").read_text())
+    manifest["tasks"][0]["class_names"] = names
+    state = json.loads((place / "benign" / "task-01" / "trainer_state.json").read_text())
+    card = MarkdownIt("commonmark").enable("table").parse(ModelCard(build_card(config, state, manifest, None)).text)
+    (cell,) = [token for token in card if token.type == "inline" and "北京" in token.content]
     words = "".join(part.content for part in cell.children if part.type in ("text", "code_inline", "text_special"))
-    assert words == " ".join(names) and RendererHTML
+    assert words == ", ".join(names)
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=range(6))
@@ -276,11 +279,8 @@ def test_what_others_wrote_in_state_and_manifest_makes_no_part_of_a_card(place, 
         else:
             content["options"] = {**content["options"], "test_split": name}
         (folder / file).write_text(json.dumps(content))
-    from smope_hf.model_card import card_of
-
-    names = {"title", "digits"}
     benign, card = ModelCard((place / "benign" / "task-03" / "README.md").read_text()), ModelCard(card_of(folder))
-    assert printable_lines(str(card)) == str(card) and names
+    assert printable_lines(str(card)) == str(card)
     kinds = [kind for kind in tokens(card.text) if kind[0] != "code_inline"]
     assert kinds == tokens(benign.text)
     assert card.data.to_dict().keys() == benign.data.to_dict().keys()
