@@ -30,6 +30,7 @@ from smope_hf.hub_files import stage
 from smope_hf.model_card import build_card, card_of
 from smope_hf.plots import plot_average_accuracy, plot_costs
 from smope_hf.printable import printable, printable_lines
+from smope_hf.run_report import write_report
 
 BENIGN = ["ant", "bee", "cat", "dog", "eel", "fox"]
 HOSTILE = [
@@ -40,7 +41,7 @@ HOSTILE = [
     "$\\frac{ \\(x\\) =cmd|' /C calc'!A0 www.evil.example a@evil.example",
     "z" + "\u0301" * 50 + "y" * 100_000,
 ]
-FOLDERS = ["\x1b[31mred", "\u202eeert", "one\n# Heading", "[red]x[bold] :smile:"]
+FOLDERS = ["\x1b[31mred", "\u202eeert", "one\ttwo\x07", "[red]x[bold] :smile:"]
 FILES = [
     "\x1b]0;owned\x07.png",
     "a\u202egnp.exe.png",
@@ -78,16 +79,22 @@ def data_of(names) -> datasets.DatasetDict:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """The same run with ordinary and with hostile names, its data, and files and folders with hostile names."""
+    """The same run with ordinary and with hostile names, its data, and files and folders with hostile names.
+
+    Its pictures are not drawn: they are looked at below.
+    """
     folder = tmp_path_factory.mktemp("text")
     save_backbone(folder / "vit")
-    for kind, names in (("benign", BENIGN), ("hostile", HOSTILE)):
-        data = data_of(names)
-        limits = {"max_train_samples_per_class": 6, "max_test_samples_per_class": 4}
-        stream = TaskStream(data, num_tasks=3, name="digits" if kind == "benign" else "di\x1b[2J\n# Heading", **limits)
-        tiny_trainer(str(folder / "vit"), folder / kind, stream, epochs=1, report=True).train()
-        tests = datasets.concatenate_datasets([task.test.dataset for task in stream])
-        datasets.DatasetDict({"test": tests}).save_to_disk(folder / f"{kind}-data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("smope_hf.results.draw_results", lambda *results: None)
+        patch.setattr("smope_hf.model_card.plot_accuracy_matrix", lambda matrix, path, **options: path.touch())
+        for kind, names in (("benign", BENIGN), ("hostile", HOSTILE)):
+            name = "digits" if kind == "benign" else "di\x1b[2J\n# Heading"
+            limits = {"max_train_samples_per_class": 6, "max_test_samples_per_class": 4}
+            stream = TaskStream(data_of(names), num_tasks=3, name=name, **limits)
+            tiny_trainer(str(folder / "vit"), folder / kind, stream, epochs=1).train()
+            tests = datasets.concatenate_datasets([task.test.dataset for task in stream])
+            datasets.DatasetDict({"test": tests}).save_to_disk(folder / f"{kind}-data")
     images = [image.convert("RGB") for image in tests[:5]["image"]]
     (folder / "images").mkdir()
     for name, image in zip(FILES, images, strict=True):
@@ -102,8 +109,8 @@ def place(tmp_path_factory):
 # ---------------------------------------------------------------------- the terminal
 
 
-def test_training_shows_no_name_raw(place, capsys):
-    shutil.copytree(place / "hostile", place / "again")
+@pytest.mark.slow
+def test_training_shows_no_name_raw(place):
     smope("train", "--dataset", place / "hostile-data", "--test-fraction", "0.5", "--train-split", "test",
           "--epochs", "1", "--num-tasks", "3", "--backbone", place / "vit", "--num-experts", "6", "--top-k", "2",
           "--batch-size", "8", "--output-dir", place / "trained \x1b[2J")  # fmt: skip
@@ -118,7 +125,10 @@ def test_tables_show_names_as_they_are_or_as_escapes(place, command):
     arguments = {"evaluate": ["--data", place / "hostile-data"], "predict": [place / "images"]}.get(command, [])
     shown = smope(command, run, *arguments).stdout
     if command == "predict":
-        assert "[red]x[/red][/][link=http://evil.example]y[/link] :smile:" in shown and "[red]c[bold] :smile:.png" in shown
+        assert (
+            "[red]x[/red][/][link=http://evil.example]y[/link] :smile:" in shown
+            and "[red]c[bold] :smile:.png" in shown
+        )
         assert (
             "\\x1b]0;owned\\x07.png" in shown and "\\udcff\\udcfe.png" in shown and "b\\nlicense: stolen.png" in shown
         )
@@ -139,10 +149,11 @@ def test_json_holds_the_names_as_they_are_and_shows_nothing_hidden(place, comman
         assert {name for task in content["tasks"] for name in task["classes"]} == set(HOSTILE)
 
 
+@pytest.mark.slow
 def test_a_class_is_still_asked_for_by_its_own_name(place, tmp_path):
     shown = smope("add-classes", place / "hostile", "--data", place / "photos", "--output", tmp_path / "more",
                   "--test-fraction", "0.2", "--classes", f"{FOLDERS[0]},{FOLDERS[2]}").stdout  # fmt: skip
-    assert "\\x1b[31mred" in shown and "one\\n# Heading" in shown
+    assert "\\x1b[31mred" in shown and "one\\ttwo\\x07" in shown
     config = json.loads((tmp_path / "more" / "task-04" / "config.json").read_text())
     assert set(config["id2label"].values()) == {*HOSTILE, FOLDERS[0], FOLDERS[2]}
     assert "(4 images)" in shown or "(5 images)" in shown
@@ -294,18 +305,18 @@ def test_a_commit_on_the_hub_tells_of_names_in_one_line(place, tmp_path):
         check_file(staged.files["README.md"])
 
 
-def test_a_report_has_the_same_tags_whatever_the_names(place):
-    pages = [Page(place / kind / "report.html") for kind in ("benign", "hostile")]
+def test_a_report_has_the_same_tags_whatever_the_names(place, tmp_path, monkeypatch):
+    monkeypatch.setattr("smope_hf.run_report.embedded", lambda pictures: [])
+    pages = [Page(write_report(place / kind, tmp_path / f"{kind}.html")) for kind in ("benign", "hostile")]
     for page in pages:
-        check_self_contained(page)
         assert printable_lines(page.raw) == page.raw
-    strip = [[tag for tag in page.tags if tag != "wbr"] for page in pages]
-    assert strip[0] == strip[1]
+    assert pages[0].tags == pages[1].tags
     words = pages[1].words()
     assert "\\x1b]0;owned\\x07" in words and "<img src=x onerror=alert(1)>" in words and "\\u202e" in words
     assert max(len(part) for part in pages[1].text) < 5000
 
 
+@pytest.mark.slow
 def test_runs_with_hostile_names_are_drawn_and_compared(place, tmp_path):
     runs = [tmp_path / "a\x1b[2J$\\frac{", tmp_path / "_b\u202e[red]\n# Heading", tmp_path / ("猫" + "y" * 100)]
     for index, run in enumerate(runs):
@@ -396,7 +407,8 @@ def test_the_door_is_found_where_it_is_passed_by():
     assert sayings("say(x); file.write(x); math.log(x)") == []
 
 
-@pytest.mark.parametrize("path", sorted(Path(smope_hf.__file__).parent.rglob("*.py")), ids=lambda path: path.stem)
-def test_nothing_is_printed_but_through_the_one_door(path):
+def test_nothing_is_printed_but_through_the_one_door():
     """What is printed elsewhere is printed by `say` and its like in printing.py, which show nothing hidden."""
-    assert path.name == "printing.py" or sayings(path.read_text(encoding="utf-8")) == []
+    files = [path for path in Path(smope_hf.__file__).parent.rglob("*.py") if path.name != "printing.py"]
+    found = {path.name: sayings(path.read_text(encoding="utf-8")) for path in files}
+    assert len(files) > 100 and {name: calls for name, calls in found.items() if calls} == {}
