@@ -27,11 +27,13 @@ from .hub_files import (
 )
 from .hub_files import find_checkpoint as find_checkpoint
 from .hub_files import local_checkpoint as local_checkpoint
+from .printable import printable
 from .registry import config_of
 
 RETRY_DELAYS = (1, 2, 4, 8, 16, 32)  # seconds
 PASSING = (408, 429, 500, 502, 503, 504)  # answers that another attempt may change
 BRANCH = "main"
+LONGEST_ANSWER = 500  # characters of what the Hub says
 
 
 class PushError(RuntimeError):
@@ -264,7 +266,8 @@ class _Push:
             return
         if before is None and set(remote_files(self.api, self.repo_id, head.commit_id)) <= {".gitattributes"}:
             return
-        author = f" by {', '.join(head.authors)}" if head.authors else ""
+        author = f" by {printable(', '.join(head.authors), LONGEST_ANSWER)}" if head.authors else ""
+        title = printable(head.title, LONGEST_ANSWER)
         advice = "Push to another repository."
         if not a_task:
             advice = (
@@ -272,7 +275,7 @@ class _Push:
                 "to another repository."
             )
         raise PushConflictError(
-            f"{self.repo_id} has moved on: its newest commit is {head.commit_id} ({head.title!r}{author}), which is "
+            f"{self.repo_id} has moved on: its newest commit is {head.commit_id} ({title!r}{author}), which is "
             f"not {'the task before ' + self.task.tag if before else 'of this run'}. Nothing was overwritten. {advice}"
         )
 
@@ -330,6 +333,7 @@ def _asked_to_wait(error: BaseException) -> float:
 
 
 def _explain(status: int | None, problem: str, repo_id: str) -> str:
+    problem = printable(problem, LONGEST_ANSWER)
     if status == 401:
         return f"The Hub knows no token that may write to {repo_id}: run `hf auth login`, or set HF_TOKEN. ({problem})"
     if status == 403:

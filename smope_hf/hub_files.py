@@ -297,7 +297,7 @@ def _download(name_or_path: str | Path, revision: str | None, token: str | None)
     except RevisionNotFoundError as error:
         raise OSError(f"{name_or_path} could not be had from the Hub: it has no revision {revision!r}.") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+        reason = printable(str(error).strip().splitlines()[0], 500).rstrip(".")
         raise OSError(
             f"{str(name_or_path)!r} is no folder here and could not be had from the Hub ({reason}). Check the name; a "
             "private repository needs `hf auth login` or HF_TOKEN."

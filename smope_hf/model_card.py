@@ -24,7 +24,7 @@ from .safe_json import read_json
 
 PICTURE = "accuracy_matrix.png"
 LONGEST_TEXT = 200  # characters of a name in the card
-_NOT_MARKDOWN = re.compile(r"://|www\.|@|mailto:|xmpp:|[$\\]|:\w+:", re.IGNORECASE)  # links, formulas, emoji
+_NOT_MARKDOWN = re.compile(r"://|www\.|@|mailto:|xmpp:|\$|\\[()\[\]]|:\w+:", re.IGNORECASE)  # links, formulas, emoji
 TAGS = ["smope", "continual-learning", "class-incremental-learning", "prompt-tuning", "mixture-of-experts"]
 RESULTS = {
     "final_average_accuracy": "Final average accuracy (FAA)",
@@ -229,7 +229,7 @@ def _as_text(text: object) -> str:
     text = " ".join(printable(text, LONGEST_TEXT).split())
     if _NOT_MARKDOWN.search(text):
         return _as_code(text).replace("|", "\\|")
-    return re.sub(r"([`*_{}\[\]|~#])", r"\\\1", html.escape(text, quote=False))
+    return re.sub(r"([\\`*_{}\[\]|~#])", r"\\\1", html.escape(text, quote=False))
 
 
 def _as_code(text: object) -> str:

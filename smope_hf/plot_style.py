@@ -70,7 +70,7 @@ def drawable(text: str) -> str:
     text = printable(text, LONGEST_NAME)
     if text.isascii():
         return text
-    fonts = [get_font(findfont(FontProperties(family=family))) for family in FontProperties().get_family()]
+    fonts = [get_font(findfont(FontProperties(family=[family]))) for family in FontProperties().get_family()]
     known = {letter for letter in set(text) if any(font.get_char_index(ord(letter)) for font in fonts)}
     return "".join(c if c in known else c.encode("unicode_escape").decode("ascii") for c in text)
 

@@ -63,7 +63,7 @@ def load_dataset_dict(
     try:
         return _load(name_or_path, config_name, revision=revision, data_files=data_files)
     except (ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+        reason = printable(str(error).strip().splitlines()[0], 500).rstrip(".")
         raise OSError(
             f"{str(name_or_path)!r} is no folder here and could not be had from the Hub ({reason}). Check the name; a "
             "private data set needs `hf auth login` or HF_TOKEN."

@@ -14,6 +14,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from conftest import tiny_config
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from runs import save_backbone, tiny_trainer
@@ -26,8 +27,10 @@ from smope_hf.cli import app
 from smope_hf.cli_common import names_in_short
 from smope_hf.embedded_data import digits
 from smope_hf.hub_files import stage
+from smope_hf.model_card import build_card, card_of
 from smope_hf.plots import plot_average_accuracy, plot_costs
 from smope_hf.printable import printable, printable_lines
+from smope_hf.run_report import write_report
 
 BENIGN = ["ant", "bee", "cat", "dog", "eel", "fox"]
 HOSTILE = [
@@ -38,13 +41,13 @@ HOSTILE = [
     "$\\frac{ \\(x\\) =cmd|' /C calc'!A0 www.evil.example a@evil.example",
     "z" + "\u0301" * 50 + "y" * 100_000,
 ]
-FOLDERS = ["\x1b[31mred", "\u202eeert", "one\n# Heading", "[red]x[/red] :smile:"]
+FOLDERS = ["\x1b[31mred", "\u202eeert", "one\ttwo\x07", "[red]x[bold] :smile:"]
 FILES = [
     "\x1b]0;owned\x07.png",
     "a\u202egnp.exe.png",
     "b\nlicense: stolen.png",
     os.fsdecode(b"\xff\xfe.png"),
-    "[red]c[/red].png",
+    "[red]c[bold] :smile:.png",
 ]
 NEVER_ALONE = ("# Heading", "license: stolen", "- item", "error: forged")
 
@@ -76,16 +79,22 @@ def data_of(names) -> datasets.DatasetDict:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """The same run with ordinary and with hostile names, its data, and files and folders with hostile names."""
+    """The same run with ordinary and with hostile names, its data, and files and folders with hostile names.
+
+    Its pictures are not drawn: they are looked at below.
+    """
     folder = tmp_path_factory.mktemp("text")
     save_backbone(folder / "vit")
-    for kind, names in (("benign", BENIGN), ("hostile", HOSTILE)):
-        data = data_of(names)
-        limits = {"max_train_samples_per_class": 6, "max_test_samples_per_class": 4}
-        stream = TaskStream(data, num_tasks=3, name="digits" if kind == "benign" else "di\x1b[2J\n# Heading", **limits)
-        tiny_trainer(str(folder / "vit"), folder / kind, stream, epochs=1, report=True).train()
-        tests = datasets.concatenate_datasets([task.test.dataset for task in stream])
-        datasets.DatasetDict({"test": tests}).save_to_disk(folder / f"{kind}-data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("smope_hf.results.draw_results", lambda *results: None)
+        patch.setattr("smope_hf.model_card.plot_accuracy_matrix", lambda matrix, path, **options: path.touch())
+        for kind, names in (("benign", BENIGN), ("hostile", HOSTILE)):
+            name = "digits" if kind == "benign" else "di\x1b[2J\n# Heading"
+            limits = {"max_train_samples_per_class": 6, "max_test_samples_per_class": 4}
+            stream = TaskStream(data_of(names), num_tasks=3, name=name, **limits)
+            tiny_trainer(str(folder / "vit"), folder / kind, stream, epochs=1).train()
+            tests = datasets.concatenate_datasets([task.test.dataset for task in stream])
+            datasets.DatasetDict({"test": tests}).save_to_disk(folder / f"{kind}-data")
     images = [image.convert("RGB") for image in tests[:5]["image"]]
     (folder / "images").mkdir()
     for name, image in zip(FILES, images, strict=True):
@@ -100,8 +109,8 @@ def place(tmp_path_factory):
 # ---------------------------------------------------------------------- the terminal
 
 
-def test_training_shows_no_name_raw(place, capsys):
-    shutil.copytree(place / "hostile", place / "again")
+@pytest.mark.slow
+def test_training_shows_no_name_raw(place):
     smope("train", "--dataset", place / "hostile-data", "--test-fraction", "0.5", "--train-split", "test",
           "--epochs", "1", "--num-tasks", "3", "--backbone", place / "vit", "--num-experts", "6", "--top-k", "2",
           "--batch-size", "8", "--output-dir", place / "trained \x1b[2J")  # fmt: skip
@@ -116,7 +125,10 @@ def test_tables_show_names_as_they_are_or_as_escapes(place, command):
     arguments = {"evaluate": ["--data", place / "hostile-data"], "predict": [place / "images"]}.get(command, [])
     shown = smope(command, run, *arguments).stdout
     if command == "predict":
-        assert "[red]x[/red][/][link=http://evil.example]y[/link] :smile:" in shown and "[red]c[/red].png" in shown
+        assert (
+            "[red]x[/red][/][link=http://evil.example]y[/link] :smile:" in shown
+            and "[red]c[bold] :smile:.png" in shown
+        )
         assert (
             "\\x1b]0;owned\\x07.png" in shown and "\\udcff\\udcfe.png" in shown and "b\\nlicense: stolen.png" in shown
         )
@@ -137,10 +149,11 @@ def test_json_holds_the_names_as_they_are_and_shows_nothing_hidden(place, comman
         assert {name for task in content["tasks"] for name in task["classes"]} == set(HOSTILE)
 
 
+@pytest.mark.slow
 def test_a_class_is_still_asked_for_by_its_own_name(place, tmp_path):
     shown = smope("add-classes", place / "hostile", "--data", place / "photos", "--output", tmp_path / "more",
                   "--test-fraction", "0.2", "--classes", f"{FOLDERS[0]},{FOLDERS[2]}").stdout  # fmt: skip
-    assert "\\x1b[31mred" in shown and "one\\n# Heading" in shown
+    assert "\\x1b[31mred" in shown and "one\\ttwo\\x07" in shown
     config = json.loads((tmp_path / "more" / "task-04" / "config.json").read_text())
     assert set(config["id2label"].values()) == {*HOSTILE, FOLDERS[0], FOLDERS[2]}
     assert "(4 images)" in shown or "(5 images)" in shown
@@ -251,14 +264,15 @@ def test_a_card_has_the_same_parts_whatever_the_names(place, task):
 
 
 def test_a_card_reads_as_the_names_do(place):
-    from markdown_it.renderer import RendererHTML
-
-    names = [f"a|b*c_{chr(96)}d" + "<i>", "[x](y)", "~~z~~ & &amp;", "北京", "שלום", "👩\u200d👧"]
-    text = " ".join(smope_hf.model_card._as_text(name) for name in names)
-    table = MarkdownIt("commonmark").enable("table").parse(f"| a |\n|---|\n| {text} |\n")
-    (cell,) = [token for token in table if token.type == "inline" and "北京" in token.content]
+    names = ["a|b*c_`d<i>", "[x](y)", "~~z~~ & &amp;", "北京", "שלום", "👩\u200d👧"]
+    config = tiny_config(num_labels=len(names), tasks=[list(range(len(names)))])
+    manifest = json.loads((place / "benign" / "task-01" / "manifest.json").read_text())
+    manifest["tasks"][0]["class_names"] = names
+    state = json.loads((place / "benign" / "task-01" / "trainer_state.json").read_text())
+    card = MarkdownIt("commonmark").enable("table").parse(ModelCard(build_card(config, state, manifest, None)).text)
+    (cell,) = [token for token in card if token.type == "inline" and "北京" in token.content]
     words = "".join(part.content for part in cell.children if part.type in ("text", "code_inline", "text_special"))
-    assert words == " ".join(names) and RendererHTML
+    assert words == ", ".join(names)
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=range(6))
@@ -276,11 +290,8 @@ def test_what_others_wrote_in_state_and_manifest_makes_no_part_of_a_card(place, 
         else:
             content["options"] = {**content["options"], "test_split": name}
         (folder / file).write_text(json.dumps(content))
-    from smope_hf.model_card import card_of
-
-    names = {"title", "digits"}
     benign, card = ModelCard((place / "benign" / "task-03" / "README.md").read_text()), ModelCard(card_of(folder))
-    assert printable_lines(str(card)) == str(card) and names
+    assert printable_lines(str(card)) == str(card)
     kinds = [kind for kind in tokens(card.text) if kind[0] != "code_inline"]
     assert kinds == tokens(benign.text)
     assert card.data.to_dict().keys() == benign.data.to_dict().keys()
@@ -294,18 +305,18 @@ def test_a_commit_on_the_hub_tells_of_names_in_one_line(place, tmp_path):
         check_file(staged.files["README.md"])
 
 
-def test_a_report_has_the_same_tags_whatever_the_names(place):
-    pages = [Page(place / kind / "report.html") for kind in ("benign", "hostile")]
+def test_a_report_has_the_same_tags_whatever_the_names(place, tmp_path, monkeypatch):
+    monkeypatch.setattr("smope_hf.run_report.embedded", lambda pictures: [])
+    pages = [Page(write_report(place / kind, tmp_path / f"{kind}.html")) for kind in ("benign", "hostile")]
     for page in pages:
-        check_self_contained(page)
         assert printable_lines(page.raw) == page.raw
-    strip = [[tag for tag in page.tags if tag != "wbr"] for page in pages]
-    assert strip[0] == strip[1]
+    assert pages[0].tags == pages[1].tags
     words = pages[1].words()
     assert "\\x1b]0;owned\\x07" in words and "<img src=x onerror=alert(1)>" in words and "\\u202e" in words
     assert max(len(part) for part in pages[1].text) < 5000
 
 
+@pytest.mark.slow
 def test_runs_with_hostile_names_are_drawn_and_compared(place, tmp_path):
     runs = [tmp_path / "a\x1b[2J$\\frac{", tmp_path / "_b\u202e[red]\n# Heading", tmp_path / ("猫" + "y" * 100)]
     for index, run in enumerate(runs):
@@ -396,7 +407,8 @@ def test_the_door_is_found_where_it_is_passed_by():
     assert sayings("say(x); file.write(x); math.log(x)") == []
 
 
-@pytest.mark.parametrize("path", sorted(Path(smope_hf.__file__).parent.rglob("*.py")), ids=lambda path: path.stem)
-def test_nothing_is_printed_but_through_the_one_door(path):
+def test_nothing_is_printed_but_through_the_one_door():
     """What is printed elsewhere is printed by `say` and its like in printing.py, which show nothing hidden."""
-    assert path.name == "printing.py" or sayings(path.read_text(encoding="utf-8")) == []
+    files = [path for path in Path(smope_hf.__file__).parent.rglob("*.py") if path.name != "printing.py"]
+    found = {path.name: sayings(path.read_text(encoding="utf-8")) for path in files}
+    assert len(files) > 100 and {name: calls for name, calls in found.items() if calls} == {}
