@@ -171,12 +171,17 @@ def assert_same_records_and_repository(expected: Path, found: Path, repositories
     assert both[0] == both[1]
 
 
-def main(folder: Path, kills: int, seed: int, only: str | None = None) -> dict:
+def be_ready_to_fork():
+    """One thread, and runs that can be killed at any moment and draw nothing."""
     torch.set_num_threads(1)
     tqdm.set_lock(threading.RLock())  # its own is shared by all forks, and one killed with it would hold up the others
     for module in (smope_hf.model_card, smope_hf.results):
         for name in ("plot_accuracy_matrix", "plot_average_accuracy"):
             vars(module)[name] = lambda *_, **__: None  # most of the time of so small a run
+
+
+def main(folder: Path, kills: int, seed: int, only: str | None = None) -> dict:
+    be_ready_to_fork()
     smope_hf.hub.RETRY_DELAYS = (0.05, 0.1, 0.2)
     draw, stage, hit, aimed, runs = random.Random(seed), Stage(), Counter(), Counter(), 0
     methods, stages = METHODS, STAGES

@@ -1,4 +1,4 @@
-"""Where results go is tried before any work: the place is named, with what is wrong and what to do, and stays as it was."""
+"""Where results go is tried before any work: named, with what is wrong and what to do, and left as it was."""
 
 import errno
 import os
