@@ -26,6 +26,7 @@ from .safe_json import read_json, shown
 from .state_guard import check_state, read_statistics
 from .stopwatch import as_measured
 from .task_manifest import check_manifest
+from .unchanged_files import check_unchanged, identities
 
 FORMAT_VERSION = 1
 STATISTICS_FILE = "class_statistics.safetensors"
@@ -220,8 +221,10 @@ def load_statistics(folder: Path) -> tuple[ClassStatistics, list[Tensor]]:
     inside(folder, Path(folder) / CONFIG_NAME)
     config = config_of(folder)
     heads, _ = head_shape(config.backbone_config)
+    seen = identities([Path(folder) / STATISTICS_FILE])
     tensors = read_statistics(Path(folder), STATISTICS_FILE, config, heads)
     check_file(Path(folder) / STATISTICS_FILE)
+    check_unchanged(seen)
     usage = list(tensors.pop("usage_by_task", ()))
     return ClassStatistics(**tensors), usage
 
@@ -258,6 +261,7 @@ def load_state(folder: Path) -> dict:
         ValueError: when it was written by a newer version of the package, or a field has a wrong type or value.
     """
     file = inside(folder, Path(folder) / STATE_FILE)
+    seen = identities([file])
     state = read_json(file)
     version = state.get("format_version")
     if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
@@ -267,6 +271,7 @@ def load_state(folder: Path) -> dict:
         )
     check_state(state, file)
     check_file(file)
+    check_unchanged(seen)
     return {**state, "seconds_by_task": [as_measured(task) for task in state["seconds_by_task"]]}
 
 
@@ -277,7 +282,9 @@ def load_manifest(folder: Path) -> dict:
         ValueError: when it is broken, or was changed by hand; the message names the field.
     """
     file = inside(folder, Path(folder) / MANIFEST_FILE)
+    seen = identities([file])
     manifest = read_json(file)
     check_manifest(manifest, file)
     check_file(file)
+    check_unchanged(seen)
     return manifest

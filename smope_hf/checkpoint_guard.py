@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from .safe_json import ADVICE, read_json, shown
@@ -92,11 +93,19 @@ def _to_have_again(path: str | os.PathLike) -> str:
 
 
 def read_tensors(paths: list[str | os.PathLike]) -> dict[str, Tensor]:
-    """The tensors of safetensors files whose headers were checked."""
+    """The tensors of safetensors files whose headers were checked.
+
+    They lie in memory of their own: `safe_open` would map the file, and whoever writes to it later would change them.
+
+    Raises:
+        ValueError: when a file is broken by now.
+    """
     tensors = {}
     for path in paths:
-        with safe_open(path, framework="pt") as file:
-            tensors.update({name: file.get_tensor(name) for name in file.keys()})
+        try:
+            tensors.update(load(Path(path).read_bytes()))
+        except SafetensorError as error:
+            raise ValueError(f"{path} cannot be read any more: {error}. {_to_have_again(path)}") from error
     return tensors
 
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, GitCommitInfo, HfApi
+from huggingface_hub import CommitOperationDelete, GitCommitInfo, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
 from .checkpoint import saved_tasks, task_index
+from .checksums import CHECKSUMS_FILE, listed
 from .hub_files import (
     MARK,
     StagedTask,
@@ -29,6 +30,7 @@ from .hub_files import find_checkpoint as find_checkpoint
 from .hub_files import local_checkpoint as local_checkpoint
 from .printable import printable
 from .registry import config_of
+from .staged_upload import ChangedFileError, additions
 
 RETRY_DELAYS = (1, 2, 4, 8, 16, 32)  # seconds
 PASSING = (408, 429, 500, 502, 503, 504)  # answers that another attempt may change
@@ -281,7 +283,10 @@ class _Push:
 
     def _commit(self, parent: str) -> str:
         stale = [path for path in remote_files(self.api, self.repo_id, parent) if is_checkpoint_file(path)]
-        operations = [CommitOperationAdd(path, file) for path, file in sorted(self.task.files.items())]
+        try:
+            operations: list = additions(self.task.files, listed(self.task.files[CHECKSUMS_FILE]))
+        except ChangedFileError as error:
+            raise PushError(str(error)) from error
         operations += [CommitOperationDelete(path) for path in stale if path not in self.task.files]
         return self.api.create_commit(
             self.repo_id,

@@ -1,7 +1,7 @@
 """The files of a checkpoint on their way to and from the Hub."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
@@ -36,9 +36,11 @@ from .pretrained import WEIGHTS, holds_backbone
 from .printable import printable
 from .registry import MODEL_CLASSES, config_of
 from .safe_json import read_json
+from .unchanged_files import Identity, check_unchanged, identities
 
 LONGEST_NAME = 80  # characters of a class's name in a commit's message
 MARK = "smope-checkpoint: "  # before the hash in a commit's message
+LOADED = (".json", ".safetensors")  # endings of what a model is loaded from
 CARD_FILE, CONFIG_FILE = "README.md", "config.json"
 WITH_BACKBONE = (  # how to ask for it, in Python and on the command line
     "include_backbone (--include-backbone of `smope push`, --hub-include-backbone of `smope train` and `smope "
@@ -165,9 +167,15 @@ def stage(
         backbone: where the base model is, if not where the checkpoint says.
         token: to load the base model with.
         license: for the card.
+
+    Raises:
+        ValueError: when a file of the folder is not the one that was saved, or changes meanwhile.
     """
     scratch.mkdir(parents=True)
     files = {path.name: path for path in sorted(folder.iterdir()) if is_checkpoint_file(path.name)}
+    seen = identities(file for file in files.values() if file.suffix in LOADED)
+    for file in seen:  # its hash is taken anew below, which must not make a damaged file a sound one
+        check_file(file)
     config = config_of(folder)
     model_class = MODEL_CLASSES[config.model_type]
     model_files = folder
@@ -190,6 +198,7 @@ def stage(
     (scratch / CARD_FILE).write_text(card, encoding="utf-8")
     files |= {path.name: path for path in sorted(scratch.iterdir()) if is_checkpoint_file(path.name)}
     write_checksums(scratch, files.values())
+    check_unchanged(seen)
     files[CHECKSUMS_FILE] = scratch / CHECKSUMS_FILE
     names = manifest["tasks"][-1]["class_names"]
     shown = ", ".join(printable(name, LONGEST_NAME) for name in names[:10]) + (
@@ -251,16 +260,32 @@ class CheckpointSource:
         folder: with its files, on this machine.
         name: what to load the model by: the Hub id, or the folder.
         commit: on the Hub; None for a folder.
+        seen: its files as they were when it was found.
     """
 
     folder: Path
     name: str
     commit: str | None
+    seen: dict[Path, Identity] = field(default_factory=dict, repr=False, compare=False)
 
     def load_model(self, **options) -> IncrementalClassifier:
-        """The model; options as for `from_pretrained`."""
+        """The model; options as for `from_pretrained`.
+
+        Raises:
+            ValueError: also when a file of the checkpoint has changed since it was found.
+        """
         model_class = MODEL_CLASSES[config_of(self.folder).model_type]
-        return model_class.from_pretrained(self.name, revision=self.commit, **options)
+        model = model_class.from_pretrained(self.name, revision=self.commit, **options)
+        self.check_unchanged()
+        return model
+
+    def check_unchanged(self):
+        """Refuse a checkpoint of which a file has changed since it was found: its parts may be of two models.
+
+        Raises:
+            ValueError: naming the file.
+        """
+        check_unchanged(self.seen)
 
     def __str__(self) -> str:
         return self.name if self.commit is None else f"{self.name} at commit {self.commit[:12]}"
@@ -282,6 +307,7 @@ def find_checkpoint(
     """
     path = Path(name_or_path).expanduser()
     source = _find_folder(path, revision) if path.is_dir() else _download(name_or_path, revision, token)
+    source = replace(source, seen=identities(file for file in source.folder.iterdir() if file.suffix in LOADED))
     for file in sorted(source.folder.glob("*.json")):  # before libraries that trust them read them
         read_json(file)
         if file.name in PROCESSOR:

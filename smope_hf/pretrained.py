@@ -18,6 +18,7 @@ from .checkpoint_guard import (
 )
 from .checksums import check_file, update_checksums
 from .config_guard import BACKBONE_OPTION, check_base_name, check_same_backbone, read_config, sizes_of
+from .unchanged_files import check_unchanged, identities
 from .weight_files import find_checksums, find_file, find_pickle, find_weights, keep_one_layout, read_headers
 
 BACKBONE_PREFIX = "backbone."
@@ -162,10 +163,12 @@ def _read_config(config_class, name, revision, where: dict, fields: dict):
     path = name if os.path.isfile(name) else find_file(name, CONFIG_NAME, revision, where)
     if path is None:
         raise OSError(_not_found(name, CONFIG_NAME))
+    seen = identities([path])
     config = read_config(config_class, path, fields)
     checksums = None if os.path.isfile(name) else find_checksums(name, revision, where)
     if checksums is not None:
         check_file(path, checksums)
+    check_unchanged(seen)
     return config
 
 
@@ -180,6 +183,7 @@ def _read_weights(cls, name, revision, where: dict, config) -> dict[str, torch.T
             else f"{str(name)!r} has its weights in {pickle!r}, a pickle. Pickles are never read for a SMoPE "
             f"checkpoint, as they can run code: ask its author to convert it to {SAFE_WEIGHTS_NAME}."
         )
+    seen = identities(paths)
     header = read_headers(paths)
     own = {key: entry for key, entry in header.items() if not key.startswith(BACKBONE_PREFIX)}
     cls.check_own_weights(own, config, paths[0])
@@ -187,12 +191,12 @@ def _read_weights(cls, name, revision, where: dict, config) -> dict[str, torch.T
         backbone = {key: entry for key, entry in header.items() if key.startswith(BACKBONE_PREFIX)}
         _check_standalone(backbone, config.backbone_config, paths[0])
     tensors = read_tensors(paths)
-    experts_and_head = {key: tensors[key].clone() for key in own}  # else they would change with the file
-    check_adapter_values(experts_and_head, paths[0])
+    check_adapter_values({key: tensors[key] for key in own}, paths[0])
     checksums = find_checksums(name, revision, where)
     for path in paths if checksums is not None else ():
         check_file(path, checksums)
-    return {**tensors, **experts_and_head}
+    check_unchanged(seen)
+    return tensors
 
 
 def _check_standalone(header: dict, config: PreTrainedConfig, file):

@@ -49,7 +49,7 @@ def read_statistics(folder: Path, name: str, config, heads: int) -> dict[str, Te
         usage = (("the number of tasks", len(config.tasks)), layers, ("num_attention_heads", heads), experts)
         expected["usage_by_task"], lowest["usage_by_task"] = (INTEGER, usage), 0
     check_shapes(header, expected, file)
-    tensors = {name: tensor.clone() for name, tensor in read_tensors([file]).items()}  # not bound to the file
+    tensors = read_tensors([file])
     for tensor in ("mean", "variance", "scatter"):
         _require(file, tensor, "NaN or infinity", bool(tensors[tensor].isfinite().all()), "finite numbers")
     for tensor, least in lowest.items():

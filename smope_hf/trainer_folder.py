@@ -17,6 +17,7 @@ from .run_room import checkpoint_bytes
 from .run_state import RunState, check_same_run, versions
 from .task_manifest import first_tasks
 from .tasks import Task
+from .unchanged_files import check_unchanged, identities
 from .version_changes import change_warning
 
 
@@ -137,6 +138,7 @@ class KeepsRunFolder:
             self.accelerator.print(f"Warning: {change_warning(change)}")
 
     def _resume_from(self, folder: Path, manifest: dict):
+        seen = identities(folder.iterdir())
         saved = checkpoint.load_state(folder)
         model = type(self.model).from_pretrained(
             folder,
@@ -151,4 +153,5 @@ class KeepsRunFolder:
         self.state = RunState.from_saved(saved, statistics, usage_history)
         self.state.follows = checkpoint.statistics_hash(folder)
         self.logged_steps = saved["logged_steps"]
+        check_unchanged(seen)  # all parts are of one folder
         say_once(self.accelerator, f"Resuming behind {folder}: {len(model.config.tasks)} tasks are learned.")

@@ -1,5 +1,6 @@
 """What a visitor may send, in one place, and the checks that hold on the server."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from smope_hf.image_reading import to_rgb
+from smope_hf.image_reading import MAX_SIDE_RATIO, UnreadableImage, check_size, to_rgb
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 SIDE = 1024  # pixels; larger images are reduced to it, which is more than any backbone here looks at
@@ -104,7 +105,7 @@ class Limits:
         """Read an uploaded image, upright, in RGB and at most 1024 pixels wide and high, without its metadata.
 
         Raises:
-            Refused: for a file that is too large, has too many pixels, or is no image that can be read.
+            Refused: for a file that is too large, has too many pixels, or is no image that could be taught.
         """
         name = Path(path).name
         if not Path(path).is_file():
@@ -117,16 +118,18 @@ class Limits:
                 image = to_rgb(ImageOps.exif_transpose(image))
         except Refused:
             raise
+        except UnreadableImage as error:  # as training would say it: what can be looked at can be taught
+            raise Refused(f"{name} cannot be used: {error}. Send another one.") from error
         except Image.DecompressionBombError as error:
             raise self._too_many_pixels(name) from error
         except Exception as error:  # decoders raise many kinds: OSError, ValueError, SyntaxError, struct.error, ...
             raise Refused(f"{name} cannot be read as an image. Send a {', '.join(FORMATS[:-1])} or GIF.") from error
-        image.thumbnail((SIDE, SIDE))
-        return image
+        return _reduced(image)
 
     def _check_pixels(self, name: str, width: int, height: int):
         if width * height > self.image_pixels:
             raise self._too_many_pixels(name, f" ({width} x {height})")
+        check_size(width, height)
 
     def _too_many_pixels(self, name: str, size: str = "") -> Refused:
         return Refused(f"{name} has more than {self.image_pixels // 10**6} million pixels{size}. Send a smaller copy.")
@@ -138,6 +141,13 @@ class Limits:
             f"{self.image_pixels // 10**6} million pixels; {self.lessons} classes and {self.visit_seconds / 60:.0f} "
             f"minutes of training a visit"
         )
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    """An image of at most 1024 pixels a side, no thinner than training takes images."""
+    image.thumbnail((SIDE, SIDE))
+    least = math.ceil(max(image.size) / MAX_SIDE_RATIO)
+    return image if min(image.size) >= least else image.resize(tuple(max(side, least) for side in image.size))
 
 
 def _images(count: int) -> str:
