@@ -7,7 +7,8 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from smope_hf.image_reading import to_rgb
+from smope_hf.image_reading import MAX_SIDE_RATIO, to_rgb
+from smope_hf.printable import is_blank, printable
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 SIDE = 1024  # pixels; larger images are reduced to it, which is more than any backbone here looks at
@@ -73,10 +74,10 @@ class Limits:
 
     def check_name(self, name: str | None, known: Sequence[str]) -> str:
         """The name of a new class without needless spaces; refused where it is empty, too long or known already."""
-        if not (name or "").isprintable():
+        if printable(name or "") != (name or ""):
             raise Refused("The name has characters that cannot be shown. Type it again, in one line.")
         name = " ".join((name or "").split())
-        if not name:
+        if is_blank(name):
             raise Refused("The new class has no name. Type one, such as 'eight'.")
         if len(name) > self.name_length:
             raise Refused(f"The name has {len(name)} characters: at most {self.name_length} are allowed. Shorten it.")
@@ -122,11 +123,13 @@ class Limits:
         except Exception as error:  # decoders raise many kinds: OSError, ValueError, SyntaxError, struct.error, ...
             raise Refused(f"{name} cannot be read as an image. Send a {', '.join(FORMATS[:-1])} or GIF.") from error
         image.thumbnail((SIDE, SIDE))
+        _check_sides(name, *image.size)  # a side that is rounded may fall below the ratio
         return image
 
     def _check_pixels(self, name: str, width: int, height: int):
         if width * height > self.image_pixels:
             raise self._too_many_pixels(name, f" ({width} x {height})")
+        _check_sides(name, width, height)
 
     def _too_many_pixels(self, name: str, size: str = "") -> Refused:
         return Refused(f"{name} has more than {self.image_pixels // 10**6} million pixels{size}. Send a smaller copy.")
@@ -137,6 +140,14 @@ class Limits:
             f"{self.least_images} to {self.most_images} images a class, each up to {self.image_bytes // 2**20} MB and "
             f"{self.image_pixels // 10**6} million pixels; {self.lessons} classes and {self.visit_seconds / 60:.0f} "
             f"minutes of training a visit"
+        )
+
+
+def _check_sides(name: str, width: int, height: int):
+    """As training does, so that what can be looked at can be taught."""
+    if max(width, height) > MAX_SIDE_RATIO * min(width, height):
+        raise Refused(
+            f"{name} has a side over {MAX_SIDE_RATIO} times the other ({width} x {height}). Send a part of it."
         )
 
 
