@@ -170,7 +170,8 @@ def test_what_was_not_measured_is_unknown(run, cache, tmp_path):
 
 HOSTILE = [
     "<img src=x onerror=alert(1)>", "<b>x</b>", "**a** [b](javascript:alert(1))", "ab\u202egnp.exe", "a\x1b[31mred",
-    "x" * 10_000, "x" * 5000 + "y" + "x" * 4999, "a\nb", "$\\frac{1}{2}$", "</script><script>alert(2)</script>", "\u3164",
+    "x" * 10_000, "x" * 5000 + "y" + "x" * 4999, "a\nb", "$\\frac{1}{2}$", "</script><script>alert(2)</script>",
+    "\u3164",
 ]  # fmt: skip
 
 
