@@ -135,7 +135,7 @@ class KeepsRunFolder:
         step = None if found is None else found["step"]
         change = self.state.compare_versions(len(self.model.config.tasks), step)
         if change is not None:
-            self.accelerator.print(f"Warning: {change_warning(change)}")
+            say_once(self.accelerator, f"Warning: {change_warning(change)}")
 
     def _resume_from(self, folder: Path, manifest: dict):
         seen = identities(folder.iterdir())

@@ -85,6 +85,8 @@ def test_names_of_new_classes():
         "x" * 41: "41 characters: at most 40",
         "a\u202eb": "cannot be shown",
         "a\nb": "cannot be shown",
+        "\u3164\u3164": "cannot be shown",
+        "a\x1b[31m": "cannot be shown",
         "CAT": "knows a class 'cat' already. Give the new one another name, or choose a revision",
     }.items():
         with pytest.raises(Refused, match=message):

@@ -48,8 +48,9 @@ def gradio_routes() -> dict[str, set[str]]:
 
 def spelled_out(path: str, page: Served) -> str:
     """A path with something for its parameters; where there is a thing that is open, that thing."""
+    asset = next((Path(gr.__file__).parent / "templates" / "frontend" / "assets").iterdir())
     values = {
-        "/assets/{path:path}": f"/assets/{next((Path(gr.__file__).parent / 'templates/frontend/assets').iterdir()).name}",
+        "/assets/{path:path}": f"/assets/{asset.name}",
         "/static/{path:path}": "/static/img/logo.svg",
         "/gradio_api/file={path_or_url:path}": f"/gradio_api/file={next(iter(page.files._kept))}",
         "/gradio_api/queue/data": "/gradio_api/queue/data?session_hash=visitor1",

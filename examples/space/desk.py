@@ -1,5 +1,6 @@
 """What happens behind the page when a visitor does something; knows nothing of how the page looks."""
 
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,8 @@ from limits import Limits, Refused
 from looking import Look, look_at
 from teaching import Lesson, teach
 from visits import Visit, Visits
+
+from smope_hf.printable import printable_lines
 
 BROKEN = (
     "Something went wrong on this side, and nothing was changed. Try again; if it stays so, tell the owner of this "
@@ -65,11 +68,11 @@ class Desk:
             Refused: when images, name or what is left of the visit's share do not do.
         """
         visit = self.visits.of(key)
-        self.limits.check_number(len(images))
         self.limits.check_teaching(len(visit.lessons), visit.taught_seconds)
         place = self._place(key, checkpoint, revision)
-        paths = [self.visits.take(visit, path) for path in images]
         name = self.limits.check_name(name, self.models.get(place).class_names)
+        self.limits.check_number(len(images))
+        paths = [self.visits.take(visit, path) for path in images]
         pictures = [self.limits.read_image(path) for path in paths]
         with self._lesson(visit):
             lesson = teach(
@@ -127,5 +130,5 @@ def explain(error: Exception) -> str:
     """What a visitor is told of an error; one that nobody foresaw goes to the log with its traceback."""
     if isinstance(error, Refused):
         return str(error)
-    traceback.print_exception(error)
+    print(printable_lines("".join(traceback.format_exception(error))), file=sys.stderr)
     return BROKEN

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from smope_hf.image_reading import MAX_SIDE_RATIO, UnreadableImage, check_size, to_rgb
+from smope_hf.printable import is_blank, printable
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 SIDE = 1024  # pixels; larger images are reduced to it, which is more than any backbone here looks at
@@ -74,10 +75,10 @@ class Limits:
 
     def check_name(self, name: str | None, known: Sequence[str]) -> str:
         """The name of a new class without needless spaces; refused where it is empty, too long or known already."""
-        if not (name or "").isprintable():
+        if printable(name or "") != (name or ""):
             raise Refused("The name has characters that cannot be shown. Type it again, in one line.")
         name = " ".join((name or "").split())
-        if not name:
+        if is_blank(name):
             raise Refused("The new class has no name. Type one, such as 'eight'.")
         if len(name) > self.name_length:
             raise Refused(f"The name has {len(name)} characters: at most {self.name_length} are allowed. Shorten it.")

@@ -1,6 +1,7 @@
 """The page: what a visitor sees and can do."""
 
 import html
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from messages import LESSONS
 from teaching import Lesson
 
 from smope_hf.cli_common import names_in_short
+from smope_hf.printable import printable
 
 NOTHING = "nothing"
+LABEL, TEXT = 80, 1000  # characters that are shown of a name, and of a sentence
 STYLE = """
 .gradio-container {max-width: 1100px !important; margin: auto !important}
 figure {margin: 0}
@@ -68,10 +71,10 @@ def build_page(
         gr.Markdown(INTRODUCTION)
         with gr.Row():
             names = list(desk.checkpoints)
-            labels = [(shown_name(name), name) for name in names]
+            labels = [(printable(shown_name(name), LABEL), name) for name in names]
             checkpoint = gr.Dropdown(labels, value=names[0], label="Checkpoint", visible=len(names) > 1)
             first = list(desk.checkpoints[names[0]].revisions)
-            revision = gr.Dropdown(first, value=first[-1], label="Task revision", filterable=False)
+            revision = gr.Dropdown(choices(first), value=first[-1], label="Task revision", filterable=False)
         with gr.Tab("Look", id="look"):
             compare = _look_tab(desk, checkpoint, revision, first, to_look_at)
         with gr.Tab("Teach", id="teach"):
@@ -82,9 +85,12 @@ def build_page(
             try:
                 found = list(desk.revisions(request.session_hash, name))
             except Exception as error:
-                gr.Warning(html.escape(explain(error)))
+                gr.Warning(plain(explain(error)))
                 return gr.skip(), gr.skip()
-            return gr.Dropdown(found, value=found[-1]), gr.Dropdown([NOTHING, *found], value=NOTHING)
+            return (
+                gr.Dropdown(choices(found), value=found[-1]),
+                gr.Dropdown(choices([NOTHING, *found]), value=NOTHING),
+            )
 
         checkpoint.change(choose, checkpoint, [revision, compare], api_visibility="private", preprocess=False)
 
@@ -106,7 +112,7 @@ def _look_tab(desk, checkpoint, revision, revisions, examples) -> gr.Dropdown:
                 rows = gr.Dataset(components=[image], samples=offered, label="Or one of these", type="index")
                 rows.click(lambda row: offered[row][0], rows, image, api_visibility="private", show_progress="hidden")
             compare = gr.Dropdown(
-                [NOTHING, *revisions], value=NOTHING, label="Compare with revision", filterable=False
+                choices([NOTHING, *revisions]), value=NOTHING, label="Compare with revision", filterable=False
             )
         with gr.Column(min_width=280):
             note = gr.HTML(_note("Drop an image, or choose one below it."), padding=False)
@@ -125,12 +131,12 @@ def _look_tab(desk, checkpoint, revision, revisions, examples) -> gr.Dropdown:
         try:
             (path,) = sent(file)
             one = desk.look(request.session_hash, name, chosen, path)
-            outputs |= {note: _note(_seen_by(chosen, one)), classes: one.classes, experts: experts_html(one)}
+            outputs |= {note: _note(_seen_by(chosen, one)), classes: shown_classes(one), experts: experts_html(one)}
             if other != NOTHING:
                 two = desk.look(request.session_hash, name, other, path)
                 text = _seen_by(other, two) + _common(one, two)
                 outputs |= {other_column: gr.Column(visible=True), other_note: _note(text)}
-                outputs |= {other_classes: two.classes, other_experts: experts_html(two)}
+                outputs |= {other_classes: shown_classes(two), other_experts: experts_html(two)}
         except Exception as error:
             outputs[note] = _note(explain(error), refused=True)
         return outputs
@@ -176,8 +182,8 @@ def _teach_tab(desk, checkpoint, revision, compare, examples, new_class):
             return {
                 result: lesson_html(lesson),
                 download: gr.DownloadButton(value=str(lesson.archive), visible=True),
-                revision: gr.Dropdown(found, value=found[-1]),
-                compare: gr.Dropdown([NOTHING, *found], value=chosen),
+                revision: gr.Dropdown(choices(found), value=found[-1]),
+                compare: gr.Dropdown(choices([NOTHING, *found]), value=chosen),
                 images: None,
                 name: "",
             }
@@ -206,7 +212,7 @@ def lesson_html(lesson: Lesson) -> str:
     rows = [
         ("old classes", measured, _percent(lesson.old_before), _percent(lesson.old_after), ""),
         (
-            html.escape(lesson.class_name),
+            plain(lesson.class_name),
             f"on {lesson.new_images} of your images, held out",
             "not learned",
             _percent(lesson.new_accuracy),
@@ -235,6 +241,31 @@ def privacy(desk: Desk) -> str:
     )
 
 
+def plain(text: str) -> str:
+    """Text of others for HTML: as it would be read, with nothing in it that is not seen, and no tag."""
+    return html.escape(printable(text, TEXT))
+
+
+def choices(names: Sequence[str]) -> list[tuple[str, str]]:
+    """What a list shows for each choice, and the choice. Gradio shows it as text."""
+    return list(zip(unlike(names), names, strict=True))
+
+
+def shown_classes(look: Look) -> dict[str, float]:
+    """Probabilities by the class names as they are shown."""
+    return dict(zip(unlike(list(look.classes)), look.classes.values(), strict=True))
+
+
+def unlike(names: Sequence[str]) -> list[str]:
+    """Names as they are shown; those that would look the same are numbered."""
+    shown, seen = [], Counter()
+    for name in names:
+        text = printable(name, LABEL)
+        seen[text] += 1
+        shown.append(text if seen[text] == 1 else f"{text} ({seen[text]})")
+    return shown
+
+
 def shown_name(checkpoint: str) -> str:
     """A checkpoint as the page names it: the Hub id, or the last part of a folder's path."""
     return checkpoint.rstrip("/").split("/")[-1] if checkpoint.startswith(("/", ".", "~")) else checkpoint
@@ -242,11 +273,11 @@ def shown_name(checkpoint: str) -> str:
 
 def _note(text: str, refused: bool = False) -> str:
     kind, role = (" refused", "alert") if refused else ("", "status")
-    return f'<div class="note{kind}" role="{role}">{html.escape(text)}</div>'
+    return f'<div class="note{kind}" role="{role}">{plain(text)}</div>'
 
 
 def _seen_by(revision: str, look: Look) -> str:
-    names = list(look.classes)
+    names = unlike(list(look.classes))
     count = "one class" if len(names) == 1 else f"{len(names)} classes"
     return f"Seen by {revision}, which knows {count}: {names_in_short(names, 80)}."
 

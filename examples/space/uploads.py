@@ -70,10 +70,8 @@ class _Form:
         self._file, self._path, self._size, self._start = None, None, 0, b""
 
     def callbacks(self) -> dict:
-        names = (
-            "part_begin", "part_data", "part_end", "header_field", "header_value", "header_end", "headers_finished", "end"
-        )  # fmt: skip
-        return {f"on_{name}": getattr(self, name) for name in names}
+        names = "part_begin part_data part_end header_field header_value header_end headers_finished end"
+        return {f"on_{name}": getattr(self, name) for name in names.split()}
 
     def part_begin(self):
         self._field, self._value, self._disposition = b"", b"", b""
