@@ -8,8 +8,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import CONFIG_NAME
 
 from .checkpoint_guard import build_on_meta, check_depth, check_memory
-from .config_guard import MAX_CONFIG_BYTES, check_forbidden, check_label_counts, sizes_of
-from .safe_json import read_json
+from .config_guard import check_forbidden, check_label_counts, read_config_content, sizes_of
 from .weight_files import find_file, find_pickle, find_weights, read_headers
 
 
@@ -21,7 +20,7 @@ def read_base_config(name: str | os.PathLike, revision: str | None, where: dict)
     """
     path = find_file(name, CONFIG_NAME, revision, where)
     if path is not None:
-        content = read_json(path, MAX_CONFIG_BYTES)
+        content = read_config_content(path)
         check_label_counts(content, str(path))
         check_forbidden(content, str(path))
 

@@ -76,12 +76,13 @@ def find_images(names: list[str]) -> list[Path]:
 
 def check_images(paths: list[Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
     """Look at every image once: those that can be used, and the others with the reason."""
+    from .foreign_files import read_bytes
     from .image_reading import UnreadableImage, check_image, reason_of
 
     good, bad = [], []
     for path in paths:
         try:
-            check_image(path.read_bytes())
+            check_image(read_bytes(path))
         except (UnreadableImage, OSError) as error:
             bad.append((path, reason_of(error)))
         else:
@@ -91,9 +92,10 @@ def check_images(paths: list[Path]) -> tuple[list[Path], list[tuple[Path, str]]]
 
 def read_image(path: Path):
     """An image as training sees it: upright, 8-bit RGB."""
+    from .foreign_files import read_bytes
     from .image_reading import decode_image
 
-    return decode_image(path.read_bytes())
+    return decode_image(read_bytes(path))
 
 
 def classify(

@@ -4,13 +4,15 @@ from dataclasses import fields
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import logging
 
 from .backbones import FAMILIES, family_of
 from .config_guard import check_backbone_sizes, check_config
-from .named_settings import check_names
+from .named_settings import check_names, some_names
+from .safe_json import clipped, shown
 
 logger = logging.get_logger(__name__)
 
@@ -100,8 +102,12 @@ class IncrementalConfig(PreTrainedConfig):
         known = cls.known_names()
         later = {name: value for name, value in config_dict.items() if name not in known and not name.startswith("_")}
         if later:
-            logger.warning(f"config.json has fields that this version does not use: {', '.join(sorted(later))}.")
-        found = super().from_dict({name: value for name, value in config_dict.items() if name not in later}, **kwargs)
+            logger.warning(f"config.json has fields that this version does not use: {some_names(sorted(later))}.")
+        known_fields = {name: value for name, value in config_dict.items() if name not in later}
+        try:
+            found = super().from_dict(known_fields, **kwargs)
+        except StrictDataclassError as error:
+            raise ValueError(f"config.json: {clipped(' '.join(str(error).split()), 800)}") from error
         config = found[0] if isinstance(found, tuple) else found
         for name, value in later.items():
             setattr(config, name, value)
@@ -157,4 +163,6 @@ class IncrementalConfig(PreTrainedConfig):
     def check(self, name: str, value, allowed: bool, what_is_allowed: str):
         """Refuse a field's value."""
         if not allowed:
-            raise ValueError(f"{type(self).__name__}.{name} = {value!r} is not allowed. Allowed: {what_is_allowed}.")
+            raise ValueError(
+                f"{type(self).__name__}.{name} = {shown(value)} is not allowed. Allowed: {what_is_allowed}."
+            )

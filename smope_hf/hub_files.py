@@ -1,7 +1,6 @@
 """The files of a checkpoint on their way to and from the Hub."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +27,9 @@ from .checkpoint import (
     task_index,
 )
 from .checksums import CHECKSUMS_FILE, check_file, listed, sha256, write_checksums
+from .config_guard import read_config_content
 from .files import write_json
+from .foreign_files import read_bytes
 from .model_card import PICTURE, card_of, is_hub_id
 from .modeling_incremental import IncrementalClassifier
 from .pretrained import WEIGHTS, holds_backbone
@@ -164,7 +165,7 @@ def stage(
         model.save_pretrained(scratch, include_backbone=True)
         model_files = scratch
     if remote_code:
-        content = json.loads((model_files / CONFIG_FILE).read_text(encoding="utf-8"))
+        content = read_config_content(model_files / CONFIG_FILE)
         write_json(scratch / CONFIG_FILE, {**content, "auto_map": auto_map(model_class)})
         files |= {file.name: file for file in code_files(model_class)}
     state, manifest = load_state(folder), load_manifest(folder)
@@ -217,7 +218,7 @@ def _same(file: Path, remote: dict[str, RepoFile], path: str) -> bool:
 
 
 def _git_sha1(file: Path) -> str:
-    content = file.read_bytes()
+    content = read_bytes(file)
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 

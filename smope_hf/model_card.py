@@ -19,7 +19,8 @@ from .plots import plot_accuracy_matrix
 from .pretrained import holds_backbone
 from .prompt_methods import PROMPT_METHODS
 from .registry import config_of
-from .safe_json import read_json
+from .routing_report import ROUTING_FILE, load_routing
+from .run_files import load_manifest, load_state
 
 PICTURE = "accuracy_matrix.png"
 TAGS = ["smope", "continual-learning", "class-incremental-learning", "prompt-tuning", "mixture-of-experts"]
@@ -33,7 +34,7 @@ SHOWN_VERSIONS = ("smope_hf", "torch", "transformers", "python")
 
 def write_card(folder: Path):
     """Write README.md and the picture of the accuracy matrix into a checkpoint's folder, from what else is in it."""
-    matrix = AccuracyMatrix.from_json(read_json(folder / "trainer_state.json")["accuracy_matrix"])
+    matrix = AccuracyMatrix.from_json(load_state(folder)["accuracy_matrix"])
     if _is_measured(matrix):
         plot_accuracy_matrix(matrix.as_array(), folder / PICTURE, partial=True, dpi=120)
     (folder / "README.md").write_text(card_of(folder), encoding="utf-8")
@@ -46,9 +47,8 @@ def card_of(folder: Path, **options) -> str:
         folder: holds config.json, model.safetensors, trainer_state.json, manifest.json and routing.json.
         **options: as for `build_card`; `standalone` for a backbone that is in the weights, or goes with them.
     """
-    state, manifest = read_json(folder / "trainer_state.json"), read_json(folder / "manifest.json")
-    report = folder / "routing.json"
-    routing = read_json(report) if report.is_file() else None
+    state, manifest = load_state(folder), load_manifest(folder)
+    routing = load_routing(folder) if (folder / ROUTING_FILE).is_file() else None
     standalone = options.pop("standalone", False) or holds_backbone(folder)
     return build_card(config_of(folder), state, manifest, routing, standalone=standalone, **options)
 
@@ -76,6 +76,9 @@ def build_card(
             base model, and when the method trains the backbone.
         remote_code: whether the model's code is in the repository.
         license: of the model. Default: none is claimed, but for the embedded backbone its own.
+
+    Raises:
+        ValueError: when state and manifest tell of different tasks.
     """
     matrix = AccuracyMatrix.from_json(state["accuracy_matrix"])
     metrics = metrics_where_measured(matrix)

@@ -4,12 +4,11 @@ import argparse
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-import yaml
-
 from .checked_arguments import CheckedArguments
 from .methods import METHODS
 from .named_settings import MAX_EXPERTS, MAX_NUMBER, MAX_SEED, MAX_THREADS, MAX_WHOLE, nearest_name
-from .recipe_yaml import RecipeLoader
+from .recipe_yaml import load_recipe
+from .safe_json import shown
 from .training_args import ContinualTrainingArguments, check_alignment
 
 JOINT = {"method": "finetune", "joint": True}  # what the method "joint" stands for
@@ -127,18 +126,12 @@ def read_recipe(path: str | Path) -> dict:
         OSError: when the file cannot be read.
         ValueError: when it is not such a file, or a name is unknown; the message says the nearest known name.
     """
-    with open(path, encoding="utf-8") as file:
-        try:
-            recipe = yaml.load(file, Loader=RecipeLoader)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not a YAML file: {error}") from error
-    if not isinstance(recipe, dict):
-        raise ValueError(f"{path} holds no settings: one line `name: value` for each is needed, such as `epochs: 5`")
+    recipe = load_recipe(path)
     known = [setting.name for arguments in RUN_ARGUMENTS for setting in fields(arguments)]
     for name in recipe:
         if name not in known:
             advice = nearest_name(name, known, "`smope train --help` lists all of them.")
-            raise ValueError(f"{path}: {name!r} is no setting. {advice}")
+            raise ValueError(f"{path}: {shown(name)} is no setting. {advice}")
     return {name: value for name, value in recipe.items() if value is not None}
 
 

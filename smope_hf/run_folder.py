@@ -5,22 +5,19 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file
+import torch
 
 from .accuracy_matrix import AccuracyMatrix
-from .checkpoint import MANIFEST_FILE, ROUTING_FILE, STATE_FILE, STATISTICS_FILE, load_state, saved_tasks, task_index
-from .checksums import check_file
+from .checkpoint import STATISTICS_FILE, load_statistics, saved_tasks, task_index
 from .model_card import method_name
 from .registry import config_of
 from .routing_record import PATTERNS_FILE, load_patterns
+from .routing_report import ROUTING_FILE, load_routing
+from .run_files import MANIFEST_FILE, METRICS_FILE, STATE_FILE, load_manifest, load_metrics, load_state
 from .run_state import model_settings
-from .safe_json import read_json
 from .state_folder import STATE_FOLDER, read_content
-from .state_guard import check_present, load_routing
-from .task_manifest import check_manifest
 from .training_routing_record import TRAINING_FILE, load_training_record
 
-METRICS_FILE = "metrics.json"
 YARDSTICK_NAMES = {"ncm": "NCM", "lda": "LDA", "linear": "linear"}
 
 
@@ -54,11 +51,9 @@ class RunFolder:
 
     def _results(self) -> dict | None:
         """What the run wrote of all its tasks at its end; None where it did not, or has begun more since."""
-        file = self.path / METRICS_FILE
-        if not file.is_file():
+        if not (self.path / METRICS_FILE).is_file():
             return None
-        content = read_json(file)
-        check_present(content, file)
+        content = load_metrics(self.path)
         begun = [task_index(self.tasks[-1].name)] if self.tasks else []
         if state := read_content(self.path / STATE_FOLDER):
             begun.append(state["task"])
@@ -107,12 +102,8 @@ class RunFolder:
     def manifest(self) -> dict | None:
         """Of the run's tasks, or where the run was cut, of the tasks learned; None where there is none."""
         places = [self.path, *self.tasks[-1:]] if self.finished else [*self.tasks[-1:], self.path]
-        file = next((folder / MANIFEST_FILE for folder in places if (folder / MANIFEST_FILE).is_file()), None)
-        if file is None:
-            return None
-        manifest = read_json(file)
-        check_manifest(manifest, file)
-        return manifest
+        folder = next((folder for folder in places if (folder / MANIFEST_FILE).is_file()), None)
+        return None if folder is None else load_manifest(folder)
 
     @property
     def protocol_hash(self) -> str | None:
@@ -122,11 +113,11 @@ class RunFolder:
     @cached_property
     def usage(self) -> np.ndarray | None:
         """How often each task's images selected each expert, (T, L, H, E); None where there are no counts."""
-        file = self.tasks[-1] / STATISTICS_FILE if self.tasks else None
-        if file is None or not file.is_file() or self.routing is None:
+        folder = self.tasks[-1] if self.tasks else None
+        if folder is None or not (folder / STATISTICS_FILE).is_file() or self.routing is None:
             return None
-        check_file(file)
-        return load_file(file).get("usage_by_task")
+        usage = load_statistics(folder)[1]
+        return torch.stack(usage).numpy() if usage else None
 
     @cached_property
     def routing(self) -> dict | None:

@@ -10,6 +10,7 @@ import fsspec
 import numpy as np
 from PIL import Image
 
+from .foreign_files import open_regular
 from .image_reading import UnreadableImage, decode_image, reason_of
 
 
@@ -132,7 +133,7 @@ def _content(encoded: dict[str, Any] | None) -> bytes:
         raise UnreadableImage("the row holds no image")
     try:
         # Archives on the Hub stay where they are ("zip://a.png::hf://..."); everything else is a local file.
-        with fsspec.open(encoded["path"], "rb") if "://" in encoded["path"] else open(encoded["path"], "rb") as file:
+        with fsspec.open(encoded["path"], "rb") if "://" in encoded["path"] else open_regular(encoded["path"]) as file:
             return file.read()
     except OSError as error:
         raise UnreadableImage(f"the image file cannot be read: {reason_of(error)}") from error
