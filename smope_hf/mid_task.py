@@ -159,6 +159,9 @@ class MidTask:
         wanted |= {key: ((world, len(state)), state.dtype) for key, state in _generator_states(self.trainer).items()}
         found = {key: _form(value) for key, value in self.tensors.items()}
         different = sorted(key for key in {*wanted, *found} if wanted.get(key) != found.get(key))
+        if (content["scaler"] is None) != (self.trainer.accelerator.scaler is None):
+            what = "has no scaler" if content["scaler"] is None else "has a scaler"
+            raise ValueError(f"The state in {self.folder} {what}, unlike the run. {advice(self.folder)}")
         if different or content["steps"] != len(history):
             what = f"the tensor {shown(different[0])}" if different else f"steps = {content['steps']}"
             raise ValueError(f"The state in {self.folder} does not fit the run: {what}. {advice(self.folder)}")

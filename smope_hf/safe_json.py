@@ -11,7 +11,8 @@ from .foreign_files import read_bytes
 
 MAX_BYTES = 64 * 2**20
 MAX_MEMORY = 170 * 10**6  # bytes that text and values may take together, by the counts below
-MAX_VALUES = 3 * 10**6  # what is parsed and looked at in about a second
+MAX_CONTAINERS = 3 * 10**5
+MAX_VALUES = 2 * 10**6  # what is parsed and looked at in about a second
 # Bytes of an empty list in a list, of a number in one, of a name with its place in an object, of a short text.
 CONTAINER, VALUE, NAME, STRING = 96, 40, 110, 60
 MAX_DEPTH = 64
@@ -20,6 +21,9 @@ MAX_DIGITS = 20  # of an integer that is worth converting: 2**63 has 19, and a s
 LONGEST_MESSAGE = 1500  # characters of another library's message, or of a value, in one of ours
 ADVICE = "Take the file from the checkpoint's author again."
 
+_DIGITS = bytes.maketrans(b"123456789", b"000000000")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_NOTHING = type(None)
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 60, 60
@@ -63,15 +67,17 @@ def read_json(path: str | os.PathLike, max_bytes: int = MAX_BYTES) -> dict:
     except ValueError as error:
         raise ValueError(f"{error} {ADVICE}") from None
     _check_counts(raw, path)
+    has_long_number = b"0" * (MAX_DIGITS + 1) in raw.translate(_DIGITS)  # else no integer needs a look of its own
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no UTF-8 text: {error.reason} at byte {error.start}. {ADVICE}") from error
     del raw
+    parsers = {"object_pairs_hook": _object, "parse_constant": _Refused}
+    if has_long_number:
+        parsers["parse_int"] = _integer
     try:
-        content = json.loads(
-            text, object_pairs_hook=_object, parse_int=_integer, parse_constant=lambda name: _Refused(name)
-        )
+        content = json.loads(text, **parsers)
     except RecursionError:
         raise ValueError(_too_deep(path, _deep_field(text))) from None
     except ValueError as error:
@@ -94,10 +100,10 @@ def _check_counts(raw: bytes, path: Path):
     text = len(raw) if raw.isascii() else 4 * len(raw)
     quoted = raw.count(b'"') // 2
     parsed = containers * CONTAINER + commas * VALUE + names * NAME + quoted * STRING + (strings if quoted else 0)
-    if containers + values > MAX_VALUES:
+    if containers > MAX_CONTAINERS or values > MAX_VALUES:
         raise ValueError(
-            f"{path} holds about {containers + values} values, and at most {MAX_VALUES} are read of such a file. "
-            f"{ADVICE}"
+            f"{path} holds about {containers} lists and objects and {values} values, and at most {MAX_CONTAINERS} and "
+            f"{MAX_VALUES} are read of such a file. {ADVICE}"
         )
     needed = text + max(len(raw), parsed)
     if needed > MAX_MEMORY:
@@ -122,6 +128,8 @@ def check_values(content: dict, source: str | os.PathLike):
         holder, depth = waiting.pop()
         if depth > MAX_DEPTH:
             raise ValueError(_too_deep(source, _field_of(content, holder)))
+        if isinstance(holder, list) and _are_fine(holder):
+            continue
         parts = holder.items() if isinstance(holder, dict) else enumerate(holder)
         for name, value in parts:
             if isinstance(value, (dict, list, tuple)):
@@ -133,11 +141,24 @@ def check_values(content: dict, source: str | os.PathLike):
                 raise ValueError(f"{source}: {short_name(where)} is {problem}. {ADVICE}")
 
 
+def _are_fine(values: list) -> bool:
+    """Whether a list holds numbers or plain text alone, all of them allowed: found out without a step for each."""
+    kinds = set(map(type, values))
+    if kinds == {str}:
+        return all(map(str.isascii, values))
+    if kinds == {int}:
+        return -MAX_INTEGER <= min(values) and max(values) <= MAX_INTEGER
+    if kinds == {float, _NOTHING}:
+        values = [value for value in values if value is not None]
+        kinds = {float}
+    return kinds == {float} and all(map(math.isfinite, values))
+
+
 def _problem_of(value) -> str | None:
     """What is wrong with a number, a text or a name; None where nothing is."""
     kind = type(value)
     if kind is str:
-        if value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value):
+        if value.isascii() or not _SURROGATE.search(value):
             return None
         return f"{value[:20]!a}, and only characters that UTF-8 can write are allowed"
     if kind is float:

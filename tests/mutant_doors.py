@@ -104,6 +104,11 @@ def doors(root: Path, file: str) -> Iterator[tuple[str, Callable[[], None]]]:
         yield "predict", command("predict", root / "smope", root / "images")
         yield "predict --skip-bad", command("predict", root / "smope", root / "images", "--skip-bad")
         return
+    if run == "base":
+        yield "from_backbone", lambda: SMoPEForImageClassification.from_backbone(str(root / "base"))
+        yield "load", lambda: find_checkpoint(root / "smope").load_model()
+        yield "predict", command("predict", root / "smope", root / "images" / "a.png")
+        return
     if run == "stopped":
         if "routing_patterns" in name or inner.startswith("state/"):
             yield "report", command("report", root / run, "--output", scratch / "report.html")

@@ -10,7 +10,7 @@ from mutants import Mutant, file_mutants, json_mutants, tensor_mutants
 TASK = "smope/task-02"
 JSON = {  # mutants of fields, by file
     f"{TASK}/config.json": 60, f"{TASK}/trainer_state.json": 40, f"{TASK}/manifest.json": 36,
-    f"{TASK}/routing.json": 40, f"{TASK}/checksums.json": 16, f"{TASK}/preprocessor_config.json": 16,
+    f"{TASK}/routing.json": 40, f"{TASK}/checksums.json": 16,
     "smope/metrics.json": 60, "smope/manifest.json": 16, "smope/routing_patterns.json": 30,
     "smope/routing_training.json": 30, "stopped/state/state.json": 50, "stopped/routing_patterns.json": 8,
     "stopped/routing_training.json": 8, "shards/model.safetensors.index.json": 12, "standalone/config.json": 16,
@@ -25,6 +25,16 @@ OTHERS = {"costs/results.csv": 8, "recipe.yaml": 8, "images/a.png": 8}
 OF_A_RIVAL = {"config.json": 6, "trainer_state.json": 2, "manifest.json": 1}
 TENSORS_OF_A_RIVAL = {"model.safetensors": 3, "class_statistics.safetensors": 2}
 WHOLE = 6  # of each file that is listed above, all kinds of it in turn
+
+
+def sample(world: Path, folder: str, chance: random.Random) -> Iterator[Mutant]:
+    """A few mutants of each file of one checkpoint."""
+    names = ("config.json", "trainer_state.json", "manifest.json", "routing.json", "checksums.json")
+    for name in names:
+        yield from json_mutants(world, f"{folder}/{name}", 8, chance)
+        yield from file_mutants(world, f"{folder}/{name}", f"{folder}/model.safetensors", chance, 3)
+    yield from tensor_mutants(world, f"{folder}/class_statistics.safetensors", 16, chance)
+    yield from file_mutants(world, f"{folder}/class_statistics.safetensors", f"{folder}/config.json", chance, 3)
 
 
 def plan(world: Path, chance: random.Random) -> Iterator[Mutant]:

@@ -153,7 +153,8 @@ def tensor_mutants(world: Path, file: str, count: int, chance: random.Random) ->
             continue
         name = chance.choice(names)
         what = edits[number % len(edits)]
-        yield Mutant(file, f"{what} of {name}", _writer(TENSOR_EDITS[what](header, data, name)), (name,))
+        fields = () if what in OF_THE_HEADER else (name,)
+        yield Mutant(file, f"{what} of {name}", _writer(TENSOR_EDITS[what](header, data, name)), fields)
 
 
 def _entry(header: dict, name: str, **changes) -> dict:
@@ -205,6 +206,7 @@ TENSOR_EDITS = {
     "no type": lambda h, d, n: joined(_entry(h, n, dtype="F13"), d),
     "offsets": lambda h, d, n: joined(_entry(h, n, data_offsets=[0, 2**60]), d),
 }
+OF_THE_HEADER = ("flat", "huge shape", "no type", "offsets", "empty tensor")  # then no tensor of the file is known
 
 
 def _header_mutants(header: dict, data: bytes, names: list[str]) -> Iterator[tuple[str, bytes]]:
@@ -240,14 +242,13 @@ def file_mutants(world: Path, file: str, other: str, chance: random.Random, coun
     noise = bytearray(raw)
     for _ in range(1 + len(raw) // 100):
         noise[chance.randrange(len(noise))] = chance.randrange(256)
-    flood = b'{"a": [' + b"[]," * (6 * 2**20) + b"[]]}"
     contents = {
         "empty": b"", "cut": raw[: len(raw) // 2], "one byte short": raw.rstrip()[:-1], "noise": bytes(noise),
         "a flipped bit": _flipped(raw, chance), "random bytes": chance.randbytes(1000), "zeros": bytes(10_000),
         f"{other} in its place": swapped, "a list": b"[1, 2]", "a number": b"1", "open lists": b"[" * DEEP,
-        "many lists": flood, "not UTF-8": raw[:9] + b"\xff\xfe" + raw[9:], "byte order mark": b"\xef\xbb\xbf" + raw,
+        "not UTF-8": raw[:9] + b"\xff\xfe" + raw[9:], "byte order mark": b"\xef\xbb\xbf" + raw,
     }  # fmt: skip
-    links = {"a fifo": _fifo, "a folder": _folder, "link to /dev/zero": _link("/dev/zero")}
+    links = {"many lists": _flood, "a fifo": _fifo, "a folder": _folder, "link to /dev/zero": _link("/dev/zero")}
     links |= {"link to itself": _loop, "link to /etc/passwd": _link("/etc/passwd"), "socket": _socket}
     mutants = [Mutant(file, what, _writer(content)) for what, content in contents.items() if content != raw]
     mutants += [Mutant(file, what, write) for what, write in links.items()]
@@ -262,6 +263,10 @@ def _writer(content: str | bytes) -> Callable[[Path], None]:
 def _flipped(raw: bytes, chance: random.Random) -> bytes:
     place = chance.randrange(len(raw))
     return raw[:place] + bytes([raw[place] ^ 1 << chance.randrange(8)]) + raw[place + 1 :]
+
+
+def _flood(path: Path):
+    path.write_bytes(b'{"a": [' + b"[]," * (6 * 2**20) + b"[]]}")
 
 
 def _fifo(path: Path):
