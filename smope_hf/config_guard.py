@@ -49,7 +49,7 @@ def read_config(config_class, path: str | os.PathLike, fields: dict | None = Non
     content = read_config_content(path)
     if content.get("model_type") != config_class.model_type:
         raise ValueError(
-            f"{path} is of a model of type {shown(content.get('model_type'))}, not of a SMoPE model "
+            f"{path}: model_type is {shown(content.get('model_type'))}, not that of a SMoPE model "
             f"({config_class.model_type!r}). Give a checkpoint that smope_hf has saved."
         )
     return config_from(content, config_class, path, fields)

@@ -26,10 +26,11 @@ from .checkpoint import (
     task_folder,
     task_index,
 )
+from .checkpoint_guard import inside
 from .checksums import CHECKSUMS_FILE, check_file, listed, sha256, write_checksums
 from .config_guard import read_config_content
 from .files import write_json
-from .foreign_files import read_bytes
+from .foreign_files import check_regular, read_bytes
 from .model_card import PICTURE, card_of, is_hub_id
 from .modeling_incremental import IncrementalClassifier
 from .pretrained import WEIGHTS, holds_backbone
@@ -150,9 +151,15 @@ def stage(
         backbone: where the base model is, if not where the checkpoint says.
         token: to load the base model with.
         license: for the card.
+
+    Raises:
+        ValueError: for a file that leads out of the folder, such as a link to one that is nobody's business.
+        OSError: for one that is no regular file.
     """
     scratch.mkdir(parents=True)
-    files = {path.name: path for path in sorted(folder.iterdir()) if is_checkpoint_file(path.name)}
+    files = {path.name: inside(folder, path) for path in sorted(folder.iterdir()) if is_checkpoint_file(path.name)}
+    for path in files.values():
+        check_regular(path)
     config = config_of(folder)
     model_class = MODEL_CLASSES[config.model_type]
     model_files = folder

@@ -80,6 +80,7 @@ def build_card(
     Raises:
         ValueError: when state and manifest tell of different tasks.
     """
+    _check_same_tasks(config, state, manifest)
     matrix = AccuracyMatrix.from_json(state["accuracy_matrix"])
     metrics = metrics_where_measured(matrix)
     base, num_tasks = config.base_model_name_or_path, len(config.tasks)
@@ -140,6 +141,19 @@ def build_card(
         ).content.rstrip()
         + "\n"
     )
+
+
+def _check_same_tasks(config: IncrementalConfig, state: dict, manifest: dict):
+    counts = {
+        "tasks of config.json": len(config.tasks),
+        "accuracy_matrix of trainer_state.json": len(state["accuracy_matrix"]),
+        "tasks of manifest.json": len(manifest["tasks"]),
+    }
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name}: {count}" for name, count in counts.items())
+        raise ValueError(
+            f"The files of a checkpoint tell of different numbers of tasks ({listed}). Copy or download it again."
+        )
 
 
 def is_hub_id(name: str | None) -> bool:

@@ -103,7 +103,15 @@ class RunFolder:
         """Of the run's tasks, or where the run was cut, of the tasks learned; None where there is none."""
         places = [self.path, *self.tasks[-1:]] if self.finished else [*self.tasks[-1:], self.path]
         folder = next((folder for folder in places if (folder / MANIFEST_FILE).is_file()), None)
-        return None if folder is None else load_manifest(folder)
+        if folder is None:
+            return None
+        manifest, learned = load_manifest(folder), len(self.content.get("accuracy_matrix", ()))
+        if len(manifest["tasks"]) < learned:
+            raise ValueError(
+                f"{folder / MANIFEST_FILE}: tasks has {len(manifest['tasks'])} entries, but accuracy_matrix of "
+                f"{self.path} has {learned} rows. They are of different runs: run smope train again."
+            )
+        return manifest
 
     @property
     def protocol_hash(self) -> str | None:
@@ -112,12 +120,25 @@ class RunFolder:
 
     @cached_property
     def usage(self) -> np.ndarray | None:
-        """How often each task's images selected each expert, (T, L, H, E); None where there are no counts."""
+        """How often each task's images selected each expert, (T, L, H, E); None where there are no counts.
+
+        Raises:
+            ValueError: when the routing report is of another model than the counts.
+        """
         folder = self.tasks[-1] if self.tasks else None
         if folder is None or not (folder / STATISTICS_FILE).is_file() or self.routing is None:
             return None
-        usage = load_statistics(folder)[1]
-        return torch.stack(usage).numpy() if usage else None
+        history = load_statistics(folder)[1]
+        if not history:
+            return None
+        usage, layers = torch.stack(history).numpy(), self.routing["layers"]
+        reported = (len(layers), len(layers[0]["usage_share"]) if layers else 0, self.routing["num_experts"])
+        if usage.shape[1:] != reported:
+            raise ValueError(
+                f"{folder / ROUTING_FILE}: layers, heads and num_experts are {reported}, but usage_by_task in "
+                f"{STATISTICS_FILE} has {usage.shape[1:]}. They are of different models: copy the checkpoint again."
+            )
+        return usage
 
     @cached_property
     def routing(self) -> dict | None:

@@ -190,4 +190,4 @@ def judge(message: str, mutant: Mutant) -> str:
 def file_names(file: str) -> list[str]:
     """The file itself, and the config that its content is compared with."""
     name = Path(file).name
-    return [name, "Config.", "config.json", "state"] if name != "config.json" else [name, "Config."]
+    return [name, "Config.", "config.json", "state", "recipe in"] if name != "config.json" else [name, "Config."]
