@@ -102,7 +102,6 @@ def doors(root: Path, file: str) -> Iterator[tuple[str, Callable[[], None]]]:
         return
     if run == "images":
         yield "predict", command("predict", root / "smope", root / "images")
-        yield "predict --skip-bad", command("predict", root / "smope", root / "images", "--skip-bad")
         return
     if run == "base":
         yield "from_backbone", lambda: SMoPEForImageClassification.from_backbone(str(root / "base"))

@@ -31,10 +31,10 @@ def sample(world: Path, folder: str, chance: random.Random) -> Iterator[Mutant]:
     """A few mutants of each file of one checkpoint."""
     names = ("config.json", "trainer_state.json", "manifest.json", "routing.json", "checksums.json")
     for name in names:
-        yield from json_mutants(world, f"{folder}/{name}", 8, chance)
-        yield from file_mutants(world, f"{folder}/{name}", f"{folder}/model.safetensors", chance, 3)
-    yield from tensor_mutants(world, f"{folder}/class_statistics.safetensors", 16, chance)
-    yield from file_mutants(world, f"{folder}/class_statistics.safetensors", f"{folder}/config.json", chance, 3)
+        yield from json_mutants(world, f"{folder}/{name}", 6, chance)
+        yield from file_mutants(world, f"{folder}/{name}", f"{folder}/model.safetensors", chance, 2)
+    yield from tensor_mutants(world, f"{folder}/class_statistics.safetensors", 10, chance)
+    yield from file_mutants(world, f"{folder}/class_statistics.safetensors", f"{folder}/config.json", chance, 2)
 
 
 def plan(world: Path, chance: random.Random) -> Iterator[Mutant]:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import stat
+from hashlib import sha256
 from pathlib import Path
 
 import datasets
@@ -92,13 +94,18 @@ def new_classes(root: Path):
 
 
 def rehash(folder: Path, changed: str):
-    """Make the hash of a file anew in its folder's checksums.json, as an attacker would."""
-    from hashlib import sha256
-
-    there, file = folder / "checksums.json", folder / changed
-    if changed == there.name or not there.is_file() or not file.is_file():
+    """Make the hash of a file anew where its folder keeps it, as an attacker would."""
+    file, listed, state = folder / changed, folder / "checksums.json", folder / "state.json"
+    if not stat.S_ISREG(file.lstat().st_mode):
         return
-    content = json.loads(there.read_text())
-    if changed in content["sha256"]:
-        content["sha256"][changed] = sha256(file.read_bytes()).hexdigest()
-        there.write_text(json.dumps(content))
+    digest = sha256(file.read_bytes()).hexdigest()
+    if changed != listed.name and listed.is_file():
+        content = json.loads(listed.read_text())
+        if changed in content["sha256"]:
+            content["sha256"][changed] = digest
+            listed.write_text(json.dumps(content))
+    if changed != state.name and state.is_file():
+        content = {name: value for name, value in json.loads(state.read_text()).items() if name != "sha256"}
+        content["tensors"]["sha256"] = digest
+        own = sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        state.write_text(json.dumps({**content, "sha256": own}))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -205,3 +206,33 @@ def test_recipes_have_limits_too(tmp_path, text, match):
     with pytest.raises(ValueError, match=match) as caught:
         read_recipe(tmp_path / "recipe.yaml")
     assert "recipe.yaml" in str(caught.value) and len(str(caught.value)) < 1000
+
+
+# ---------------------------------------------------------------------- folders of checkpoints
+
+FIXTURE = Path(__file__).parent / "fixtures" / "checkpoints" / "v1" / "task-03"
+
+
+@pytest.mark.parametrize("name", ["accuracy_matrix.png", "README.md", "class_statistics.safetensors"])
+def test_a_push_takes_nothing_from_outside_the_folder(tmp_path, name):
+    """A link in a downloaded checkpoint could name a file that is nobody's business."""
+    from smope_hf.hub_files import stage
+
+    shutil.copytree(FIXTURE, tmp_path / "task-03")
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "task-03" / name).unlink(missing_ok=True)
+    (tmp_path / "task-03" / name).symlink_to(tmp_path / "secret")
+    with pytest.raises(ValueError, match=f"{name} leads out of its folder"):
+        stage(tmp_path / "task-03", "owner/name", tmp_path / "staged", False, False)
+
+
+def test_files_of_one_checkpoint_that_tell_of_other_tasks_are_named(tmp_path):
+    from smope_hf.model_card import card_of
+
+    shutil.copytree(FIXTURE, tmp_path / "task-03")
+    (tmp_path / "task-03" / "checksums.json").unlink()
+    state = json.loads((FIXTURE / "trainer_state.json").read_text())
+    state["accuracy_matrix"] = state["accuracy_matrix"][:1]
+    (tmp_path / "task-03" / "trainer_state.json").write_text(json.dumps(state))
+    with pytest.raises(ValueError, match="accuracy_matrix of trainer_state.json: 1, tasks of manifest.json: 3"):
+        card_of(tmp_path / "task-03")
