@@ -9,8 +9,8 @@ from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, is_peft_availab
 
 from .checkpoint_guard import build_on_meta, check_depth, check_memory
 from .config_fields import backbone_fields, image_half
-from .config_guard import MAX_CONFIG_BYTES, check_forbidden, check_label_counts, check_precision, sizes_of
-from .safe_json import read_json, shown
+from .config_guard import check_forbidden, check_label_counts, check_precision, read_config_content, sizes_of
+from .safe_json import shown
 from .weight_files import find_file, find_pickle, find_weights, read_headers
 
 
@@ -35,7 +35,7 @@ def read_base_config(
     path = find_file(name, CONFIG_NAME, revision, where)
     if path is None:
         return None
-    content = read_json(path, MAX_CONFIG_BYTES)
+    content = read_config_content(path)
     half = image_half(content)
     check_model_type(half, str(path), families)
     check_label_counts(content, str(path))

@@ -9,24 +9,24 @@ from .printing import make_logs_printable
 LONGEST_NAME = 200  # characters of a class's name
 
 
-def class_tasks(config: dict) -> list[list[str]]:
-    """Names of the classes of each task, from a checkpoint's config.json."""
-    return [[config["id2label"][str(index)] for index in task] for task in config["tasks"]]
+def class_tasks(config) -> list[list[str]]:
+    """Names of the classes of each task, from a checkpoint's config."""
+    return [[config.id2label[index] for index in task] for task in config.tasks]
 
 
-def read_config(folder: Path) -> dict:
-    """The config.json of a SMoPE checkpoint.
+def read_config(folder: Path):
+    """The config of a SMoPE checkpoint with at least one task.
 
     Raises:
-        ValueError: when it is another model's.
+        ValueError: or StrictDataclassError, naming the file and the field.
     """
-    from .safe_json import read_json
+    from .registry import config_of
 
-    config = read_json(folder / "config.json")
-    if config.get("model_type") not in ("smope", "smope_prompted") or not config.get("tasks"):
+    config = config_of(folder)
+    if not config.tasks:
         raise ValueError(
-            f"{folder} holds a model of type {config.get('model_type')!r} with {len(config.get('tasks') or [])} "
-            "tasks learned; a SMoPE checkpoint with at least one task is needed"
+            f"{folder / 'config.json'} has no tasks: the model has learned nothing yet, and a SMoPE checkpoint with "
+            "at least one task is needed"
         )
     return config
 

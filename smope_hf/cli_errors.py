@@ -36,6 +36,8 @@ def describe(error: Exception) -> str:
     """The message of an error in one line."""
     from huggingface_hub.errors import StrictDataclassError
 
+    from .safe_json import clipped
+
     if isinstance(error, TyperException):
         context = getattr(error, "ctx", None)
         hint = f" See: {context.command_path} --help" if context is not None else ""
@@ -46,7 +48,7 @@ def describe(error: Exception) -> str:
         return describe(error.__cause__)
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    text = _one_line(str(error))
+    text = clipped(_one_line(str(error)))
     expected = (ValueError, OSError, StrictDataclassError, RuntimeError, ImportError)
     if text and isinstance(error, expected):
         return text

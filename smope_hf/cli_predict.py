@@ -77,12 +77,13 @@ def find_images(names: list[str]) -> list[Path]:
 
 def check_images(paths: list[Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
     """Look at every image once: those that can be used, and the others with the reason."""
-    from .image_reading import UnreadableImage, check_image, read_file, reason_of
+    from .foreign_files import read_bytes
+    from .image_reading import UnreadableImage, check_image, reason_of
 
     good, bad = [], []
     for path in paths:
         try:
-            check_image(read_file(path))
+            check_image(read_bytes(path))
         except (UnreadableImage, OSError) as error:
             bad.append((path, reason_of(error)))
         else:
@@ -96,10 +97,11 @@ def read_image(path: Path):
     Raises:
         ValueError: when the file cannot be used any more, since it was changed behind `check_images`.
     """
-    from .image_reading import UnreadableImage, decode_image, read_file, reason_of
+    from .foreign_files import read_bytes
+    from .image_reading import UnreadableImage, decode_image, reason_of
 
     try:
-        return decode_image(read_file(path))
+        return decode_image(read_bytes(path))
     except (UnreadableImage, OSError) as error:
         raise ValueError(
             f"{path} has changed since all images were looked at: {reason_of(error)}. Put it back, or leave it out, "

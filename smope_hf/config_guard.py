@@ -7,7 +7,8 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from .config_fields import REFUSED
-from .safe_json import ADVICE, check_values, read_json, shown
+from .field_checks import MAX_TASKS
+from .safe_json import ADVICE, check_values, clipped, read_json, shown
 
 MAX_CONFIG_BYTES = 16 * 2**20
 MAX_CLASSES = 10**5
@@ -23,6 +24,16 @@ REVISION = re.compile(r"[A-Za-z0-9_][\w./+-]{0,254}", re.ASCII)
 REPOSITORY = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?", re.ASCII)
 
 
+def read_config_content(path: str | os.PathLike) -> dict:
+    """What a config.json holds, of one of our models or of a base model, within the limits of all JSON.
+
+    Raises:
+        ValueError: naming the file and the field.
+        OSError: when it cannot be read.
+    """
+    return read_json(path, MAX_CONFIG_BYTES)
+
+
 def read_config(config_class, path: str | os.PathLike, fields: dict | None = None):
     """A config from its file, checked before it is built.
 
@@ -32,20 +43,31 @@ def read_config(config_class, path: str | os.PathLike, fields: dict | None = Non
         fields: fields to set in place of the file's.
 
     Raises:
-        ValueError: or StrictDataclassError, naming the field.
+        ValueError: naming the file and the field.
     """
-    content = read_json(path, MAX_CONFIG_BYTES)
+    content = read_config_content(path)
     if content.get("model_type") != config_class.model_type:
         raise ValueError(
-            f"{path} is of a model of type {shown(content.get('model_type'))}, not of a SMoPE model "
+            f"{path}: model_type is {shown(content.get('model_type'))}, not that of a SMoPE model "
             f"({config_class.model_type!r}). Give a checkpoint that smope_hf has saved."
         )
+    return config_from(content, config_class, path, fields)
+
+
+def config_from(content: dict, config_class, path: str | os.PathLike, fields: dict | None = None):
+    """The config that a file's content makes; arguments as for `read_config`.
+
+    Raises:
+        ValueError: naming the file and the field.
+    """
     try:
         return config_class.from_dict(content, **(fields or {}))
-    except (ValueError, StrictDataclassError):
-        raise
     except Exception as error:  # of the backbone's own config class, which may fail in any way on wrong types
-        raise ValueError(f"{path} makes no config: {type(error).__name__}: {error}. {ADVICE}") from error
+        text = clipped(" ".join(str(error).split()), 800)
+        if text.startswith("config.json: "):
+            raise ValueError(f"{path}{text.removeprefix('config.json')}") from error
+        kind = "" if isinstance(error, (ValueError, StrictDataclassError)) else f"{type(error).__name__}: "
+        raise ValueError(f"{path} makes no config: {kind}{text} {ADVICE}") from error
 
 
 def check_config(content: dict, source: str = "config.json"):
@@ -177,8 +199,12 @@ def _is_id_table(value) -> bool:
 
 
 def _is_task_list(value) -> bool:
-    return isinstance(value, (list, tuple)) and all(
-        isinstance(task, (list, tuple)) and all(_is_size(index, MAX_CLASSES) for index in task) for task in value
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) <= MAX_TASKS
+        and all(
+            isinstance(task, (list, tuple)) and all(_is_size(index, MAX_CLASSES) for index in task) for task in value
+        )
     )
 
 

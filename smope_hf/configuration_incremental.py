@@ -4,6 +4,7 @@ from dataclasses import fields
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
@@ -11,6 +12,7 @@ from .backbones import FAMILIES, family_of
 from .config_fields import model_fields
 from .config_guard import check_backbone_sizes, check_config
 from .named_settings import check_names
+from .safe_json import clipped, shown
 
 # What transformers takes in a config beside its fields.
 OTHER_NAMES = (
@@ -95,7 +97,11 @@ class IncrementalConfig(PreTrainedConfig):
                 is allowed.
         """
         check_config(config_dict)
-        return super().from_dict(model_fields(config_dict, cls.model_type, "config.json"), **kwargs)
+        taken = model_fields(config_dict, cls.model_type, "config.json")
+        try:
+            return super().from_dict(taken, **kwargs)
+        except StrictDataclassError as error:
+            raise ValueError(f"config.json: {clipped(' '.join(str(error).split()), 800)}") from error
 
     @classmethod
     def from_json_file(cls, json_file: str):
@@ -152,4 +158,6 @@ class IncrementalConfig(PreTrainedConfig):
     def check(self, name: str, value, allowed: bool, what_is_allowed: str):
         """Refuse a field's value."""
         if not allowed:
-            raise ValueError(f"{type(self).__name__}.{name} = {value!r} is not allowed. Allowed: {what_is_allowed}.")
+            raise ValueError(
+                f"{type(self).__name__}.{name} = {shown(value)} is not allowed. Allowed: {what_is_allowed}."
+            )

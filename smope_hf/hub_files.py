@@ -26,9 +26,12 @@ from .checkpoint import (
     task_folder,
     task_index,
 )
+from .checkpoint_guard import inside
 from .checksums import CHECKSUMS_FILE, check_file, listed, sha256, write_checksums
 from .config_fields import CODE, shareable
+from .config_guard import read_config_content
 from .files import write_json
+from .foreign_files import check_regular, read_bytes
 from .image_processors import find_image_processor
 from .model_card import PICTURE, card_of, is_hub_id
 from .modeling_incremental import IncrementalClassifier
@@ -169,10 +172,14 @@ def stage(
         license: for the card.
 
     Raises:
-        ValueError: when a file of the folder is not the one that was saved, or changes meanwhile.
+        ValueError: when a file of the folder is not the one that was saved, or changes meanwhile, or leads out of the
+            folder, such as a link to one that is nobody's business.
+        OSError: for one that is no regular file.
     """
     scratch.mkdir(parents=True)
-    files = {path.name: path for path in sorted(folder.iterdir()) if is_checkpoint_file(path.name)}
+    files = {path.name: inside(folder, path) for path in sorted(folder.iterdir()) if is_checkpoint_file(path.name)}
+    for path in files.values():
+        check_regular(path)
     seen = identities(file for file in files.values() if file.suffix in LOADED)
     for file in seen:  # its hash is taken anew below, which must not make a damaged file a sound one
         check_file(file)
@@ -187,7 +194,7 @@ def stage(
             model.config.base_model_name_or_path = None  # a folder's place is nobody's business
         model.save_pretrained(scratch, include_backbone=True)
         model_files = scratch
-    content = read_json(model_files / CONFIG_FILE)
+    content = read_config_content(model_files / CONFIG_FILE)
     shared = shareable(content, config.model_type) | ({"auto_map": auto_map(model_class)} if remote_code else {})
     if shared != content:
         write_json(scratch / CONFIG_FILE, shared)
@@ -245,7 +252,7 @@ def _same(file: Path, remote: dict[str, RepoFile], path: str) -> bool:
 
 
 def _git_sha1(file: Path) -> str:
-    content = file.read_bytes()
+    content = read_bytes(file)
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 

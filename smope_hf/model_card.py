@@ -20,7 +20,8 @@ from .pretrained import holds_backbone
 from .printable import printable, printable_json
 from .prompt_methods import PROMPT_METHODS
 from .registry import config_of
-from .safe_json import read_json
+from .routing_report import ROUTING_FILE, load_routing
+from .run_files import load_manifest, load_state
 
 PICTURE = "accuracy_matrix.png"
 LONGEST_TEXT = 200  # characters of a name in the card
@@ -36,7 +37,7 @@ SHOWN_VERSIONS = ("smope_hf", "torch", "transformers", "python")
 
 def write_card(folder: Path):
     """Write README.md and the picture of the accuracy matrix into a checkpoint's folder, from what else is in it."""
-    matrix = AccuracyMatrix.from_json(read_json(folder / "trainer_state.json")["accuracy_matrix"])
+    matrix = AccuracyMatrix.from_json(load_state(folder)["accuracy_matrix"])
     if _is_measured(matrix):
         plot_accuracy_matrix(matrix.as_array(), folder / PICTURE, partial=True, dpi=120)
     (folder / "README.md").write_text(card_of(folder), encoding="utf-8")
@@ -49,9 +50,8 @@ def card_of(folder: Path, **options) -> str:
         folder: holds config.json, model.safetensors, trainer_state.json, manifest.json and routing.json.
         **options: as for `build_card`; `standalone` for a backbone that is in the weights, or goes with them.
     """
-    state, manifest = read_json(folder / "trainer_state.json"), read_json(folder / "manifest.json")
-    report = folder / "routing.json"
-    routing = read_json(report) if report.is_file() else None
+    state, manifest = load_state(folder), load_manifest(folder)
+    routing = load_routing(folder) if (folder / ROUTING_FILE).is_file() else None
     standalone = options.pop("standalone", False) or holds_backbone(folder)
     return build_card(config_of(folder), state, manifest, routing, standalone=standalone, **options)
 
@@ -79,7 +79,11 @@ def build_card(
             base model, and when the method trains the backbone.
         remote_code: whether the model's code is in the repository.
         license: of the model. Default: none is claimed, but for the embedded backbone its own.
+
+    Raises:
+        ValueError: when state and manifest tell of different tasks.
     """
+    _check_same_tasks(config, state, manifest)
     matrix = AccuracyMatrix.from_json(state["accuracy_matrix"])
     metrics = metrics_where_measured(matrix)
     base, num_tasks = config.base_model_name_or_path, len(config.tasks)
@@ -140,6 +144,19 @@ def build_card(
         ).content.rstrip()
         + "\n"
     )
+
+
+def _check_same_tasks(config: IncrementalConfig, state: dict, manifest: dict):
+    counts = {
+        "tasks of config.json": len(config.tasks),
+        "accuracy_matrix of trainer_state.json": len(state["accuracy_matrix"]),
+        "tasks of manifest.json": len(manifest["tasks"]),
+    }
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name}: {count}" for name, count in counts.items())
+        raise ValueError(
+            f"The files of a checkpoint tell of different numbers of tasks ({listed}). Copy or download it again."
+        )
 
 
 def is_hub_id(name: str | None) -> bool:

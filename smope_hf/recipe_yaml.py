@@ -2,10 +2,10 @@
 
 import os
 import re
-import stat
 
 import yaml
 
+from .foreign_files import read_bytes
 from .safe_json import shown
 
 MAX_BYTES = 64 * 2**10
@@ -55,12 +55,7 @@ def load_recipe(path: str | os.PathLike):
 
 
 def _text(path: str | os.PathLike) -> str:
-    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
-        raise ValueError(f"{path} is no file. Allowed: a YAML file with {ALLOWED}.")
-    with open(path, "rb") as file:
-        raw = file.read(MAX_BYTES + 1)
-    if len(raw) > MAX_BYTES:
-        raise ValueError(f"{path} is larger than {MAX_BYTES} bytes, the most that is read of a recipe.")
+    raw = read_bytes(path, MAX_BYTES)
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

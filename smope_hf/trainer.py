@@ -20,6 +20,7 @@ from .compiled_backbone import CompiledBackbone, check_compiler
 from .config_guard import check_class_count
 from .continued_stream import ContinuedStream
 from .evaluation import Evaluation, evaluate_tasks, overall_accuracy, predict
+from .field_checks import check_task_count
 from .image_check import checked_stream
 from .image_store import DecodedImages, ImageStore
 from .interruption import StopSignals, interruptible
@@ -83,6 +84,7 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
                 "ContinualTrainer.from_checkpoint()."
             )
         check_class_count(stream.num_classes)
+        check_task_count(len(stream))
         if state is None and args.alignment != ContinualTrainingArguments.alignment:  # the default is no choice
             check_alignment(args.alignment, model.closed_form)
         self.num_known = len(model.config.tasks)
