@@ -66,7 +66,7 @@ def test_what_is_not_seen_is_escaped(text):
     assert printable(text) == HOSTILE[text] == printable(printable(text))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(TEXTS, st.one_of(st.none(), st.integers(LEAST_LIMIT, 90)))
 def test_nothing_hidden_is_left_and_doing_it_twice_changes_nothing(text, limit):
     shown = printable(text, limit)
@@ -80,7 +80,7 @@ def test_nothing_hidden_is_left_and_doing_it_twice_changes_nothing(text, limit):
     assert not shown or unicodedata.category(shown[0]) not in ("Mn", "Me")  # it would sit on what stands before
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(TEXTS)
 def test_escapes_hide_no_character(text):
     """Every character is there as it is or as its escape, in order."""
@@ -93,7 +93,7 @@ def test_escapes_hide_no_character(text):
     assert place == len(shown)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(TEXTS)
 def test_json_keeps_its_values(text):
     shown = printable_json(json.dumps({text: [text]}, indent=2, ensure_ascii=False))
@@ -101,7 +101,7 @@ def test_json_keeps_its_values(text):
     assert printable_lines(shown) == shown
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(TEXTS.map(lambda text: text * 4), st.integers(LEAST_LIMIT, 200))
 def test_what_is_cut_is_counted(text, limit):
     shown = printable(text, limit)
