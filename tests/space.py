@@ -1,8 +1,10 @@
 """Where the page of examples/space is, for the tests of it; importing this makes its modules importable."""
 
 import json
+import re
 import socket
 import sys
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +19,40 @@ if str(SPACE) not in sys.path:
     sys.path.insert(0, str(SPACE))
 
 BOUNDARY = "a-boundary"
+JOIN, UPLOAD = "/gradio_api/queue/join", "/gradio_api/upload"
+JSON = {"Content-Type": "application/json"}
+CHUNKED = {"Transfer-Encoding": "chunked"}
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(50)  # begins as an image does, which is what an upload is looked at for
 
 
 def files(folder: Path) -> dict[str, bytes]:
     """What a folder holds, by path in it."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+class Clock:
+    """A minute goes by with every request, unless it is stopped."""
+
+    now, step = 0.0, 61.0
+
+    def __call__(self) -> float:
+        self.now += self.step
+        return self.now
+
+
+class Measured:
+    """Seconds and bytes of memory that something took at its peak."""
+
+    def __enter__(self):
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
+        self._before, self._start = self._peak(), time.monotonic()
+        return self
+
+    def __exit__(self, *_):
+        self.seconds, self.bytes = time.monotonic() - self._start, self._peak() - self._before
+
+    def _peak(self) -> int:
+        return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
 
 @dataclass
@@ -102,6 +132,11 @@ def form(*contents: bytes, name: str = "a.png", field: str = "files") -> bytes:
 
 def form_headers(**more: str) -> dict[str, str]:
     return {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}", **more}
+
+
+def chunked(pieces):
+    for piece in pieces:
+        yield b"%x\r\n%b\r\n" % (len(piece), piece)
 
 
 @contextmanager
