@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .checkpoint import task_folder
 from .run_state import check_same_run, comparable_fields
-from .safe_json import shown
+from .safe_json import short_name
 from .state_folder import STATE_FOLDER, advice, read_content, read_tensors, remove_state, write_state
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
@@ -163,7 +163,7 @@ class MidTask:
             what = "has no scaler" if content["scaler"] is None else "has a scaler"
             raise ValueError(f"The state in {self.folder} {what}, unlike the run. {advice(self.folder)}")
         if different or content["steps"] != len(history):
-            what = f"the tensor {shown(different[0])}" if different else f"steps = {content['steps']}"
+            what = short_name(different[0]) if different else f"a phase of {content['steps']} steps"
             raise ValueError(f"The state in {self.folder} does not fit the run: {what}. {advice(self.folder)}")
 
     # ------------------------------------------------------------------ saving
@@ -189,7 +189,7 @@ class MidTask:
                     state = optimizer.state[parameter]
                     steps[key] = int(state["step"])
                     tensors |= {f"{moment}.{key}": state[moment] for moment in MOMENTS}
-        training = self.seconds.get("training", 0.0) + time.perf_counter() - self.since
+        training = self.seconds.get("training", 0.0) + max(0.0, time.perf_counter() - self.since)
         content = {
             "task": phase.task.index,
             "phase": phase.name,

@@ -294,7 +294,8 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
         self.signals.stop_if_told(self.accelerator)
         start = time.perf_counter()
         yield
-        seconds[stage] = round(seconds.get(stage, 0.0) + time.perf_counter() - start, 3)
+        spent = max(0.0, time.perf_counter() - start)  # a clock that went back must not make the run unreadable
+        seconds[stage] = round(seconds.get(stage, 0.0) + spent, 3)
 
     def bar(self, total: int, description: str):
         """A progress bar, on the main process only."""

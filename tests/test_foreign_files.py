@@ -182,7 +182,7 @@ def test_tasks_beyond_what_is_read_back_are_refused():
 
 def test_settings_are_short_and_flat():
     assert is_settings({"a": [1, 2], "b": None, "c": "x", "d": {"e": 1}}) and is_setting(True)
-    for value in ({"a": [[1]]}, {"a": "x" * 1001}, {"a" * 101: 1}, {"a": [0] * 201}, [], "x", {"a": {"b": {}}}):
+    for value in ({"a": [[1]]}, {"a": "x" * 5001}, {"a" * 101: 1}, {"a": [0] * 201}, [], "x", {"a": {"b": {}}}):
         assert not is_settings(value)
 
 
