@@ -34,7 +34,7 @@ def read_costs(path: str | os.PathLike) -> list[dict]:
         ValueError: a column or a number is missing, or is no number; the message names file, method and column.
         OSError: the file cannot be read.
     """
-    header, *rows = read_table(path) or [[]]
+    header, *rows = [row for row in read_table(path) if row] or [[]]
     if not rows:
         raise ValueError(f"{path} holds no method: a header and one line for each method are needed")
     if len(rows) > _MOST_METHODS:
