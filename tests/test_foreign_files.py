@@ -134,6 +134,7 @@ def test_counts_are_limited_before_memory_is_taken(tmp_path, case):
     assert float(seconds) < 2 and int(memory) < 200e6, done.stdout
 
 
+@pytest.mark.slow
 def test_the_largest_files_that_are_meant_are_read(tmp_path):
     """1000 tasks: the state's matrices, the routing of a ViT-B with 25 experts; 100,000 classes: a config."""
     tasks, classes = 1000, 100_000
