@@ -95,7 +95,6 @@ def doors(root: Path, file: str) -> Iterator[tuple[str, Callable[[], None]]]:
     name, scratch = Path(file).name, root / "scratch"
     if run == "recipe.yaml":
         yield "library", lambda: read_recipe(root / file)
-        yield "train", command("train", root / file, "--output-dir", scratch / "new")
         return
     if run == "costs":
         yield "plot", command("plot", root / "costs", "--output", scratch)
