@@ -119,7 +119,7 @@ def read_results(folder: Path, columns: tuple[str, ...]) -> list[dict[str, str]]
         ValueError: naming the file and the column or line.
     """
     path = folder / TABLE_FILE
-    header, *rows = read_table(path) or [[]]
+    header, *rows = [row for row in read_table(path) if row] or [[]]
     missing = [name for name in columns if name not in header]
     if missing or not rows:
         raise ValueError(f"{path} has no {f'column {missing[0]!r}' if missing else 'row'}. Run benchmark.py again.")

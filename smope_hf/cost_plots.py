@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -33,19 +34,15 @@ def read_costs(path: str | os.PathLike) -> list[dict]:
         ValueError: a column or a number is missing, or is no number; the message names file, method and column.
         OSError: the file cannot be read.
     """
-    header, *rows = read_table(path) or [[]]
-    if not 0 < len(rows) <= _MOST_METHODS:
-        raise ValueError(
-            f"{path} holds {len(rows)} methods: a header and one line for each method are needed, of 1 to "
-            f"{_MOST_METHODS} methods"
-        )
+    header, *rows = [row for row in read_table(path) if row] or [[]]
+    if not rows:
+        raise ValueError(f"{path} holds no method: a header and one line for each method are needed")
+    if len(rows) > _MOST_METHODS:
+        raise ValueError(f"{path} holds {len(rows)} methods, and at most {_MOST_METHODS} are read")
     missing = [name for name in ("method", *_NUMBERS) if name not in header]
     if missing:
         raise ValueError(f"{path} has no column {missing[0]!r}: take the results.csv of examples/benchmark.py")
-    for number, row in enumerate(rows, start=2):
-        if len(row) != len(header):
-            raise ValueError(f"{path}: line {number} has {len(row)} cells, and the header {len(header)}")
-    lines = [dict(zip(header, row, strict=True)) for row in rows]
+    lines = [dict(zip_longest(header, row[: len(header)])) for row in rows]
     rows = [{"method": line["method"], **{name: _number(line, name, path) for name in _NUMBERS}} for line in lines]
     best: dict[str, dict] = {}
     for row in rows:

@@ -9,7 +9,7 @@ from .safe_json import ADVICE, shown
 MAX_TASKS = 1000  # of one model: the matrices over two tasks each grow with its square
 MAX_COUNT = 2**40  # of images or steps: sums over all experts, heads and tasks stay within 64 bits
 MAX_SECONDS = 10**10  # 300 years
-MAX_NAME, MAX_SETTINGS = 100, 200
+MAX_NAME, MAX_SETTINGS, MAX_TEXT = 100, 200, 5000  # the longest path has 4096 characters
 Fields = dict[str, tuple[Callable[[object], bool], str]]
 
 
@@ -38,7 +38,7 @@ def is_text(value) -> bool:
 
 
 def is_short_text(value) -> bool:
-    return isinstance(value, str) and len(value) <= 1000
+    return isinstance(value, str) and len(value) <= MAX_TEXT
 
 
 def are_versions(value) -> bool:

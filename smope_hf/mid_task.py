@@ -16,7 +16,7 @@ from torch import Tensor
 from .checkpoint import task_folder
 from .printing import say_once
 from .run_state import check_same_run, comparable_fields, versions
-from .safe_json import shown
+from .safe_json import short_name
 from .state_folder import STATE_FOLDER, advice, read_content, read_tensors, remove_state, write_state
 from .stopwatch import as_measured, seconds_since
 
@@ -168,7 +168,7 @@ class MidTask:
             what = "has no scaler" if content["scaler"] is None else "has a scaler"
             raise ValueError(f"The state in {self.folder} {what}, unlike the run. {advice(self.folder)}")
         if different or content["steps"] != len(history):
-            what = f"the tensor {shown(different[0])}" if different else f"steps = {content['steps']}"
+            what = short_name(different[0]) if different else f"a phase of {content['steps']} steps"
             raise ValueError(f"The state in {self.folder} does not fit the run: {what}. {advice(self.folder)}")
 
     # ------------------------------------------------------------------ saving

@@ -120,7 +120,7 @@ class OtherAlignments:
             _check_values(tensors, file)
             matrices = {name: _matrix(tensors, name, file) for name in self.names}
         except (OSError, ValueError) as error:
-            raise ValueError(f"{error} {_ADVICE}") from error
+            raise ValueError(f"{file} cannot be read: {error} {_ADVICE}") from error
         self.uncompensated = ClassStatistics(**{part: tensors[f"{UNCOMPENSATED}.{part}"] for part in empty})
         for name in self.names:
             self.heads[name] = _head(tensors[f"{name}.weight"], tensors[f"{name}.bias"]).to(trained.weight)

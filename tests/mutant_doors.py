@@ -95,7 +95,6 @@ def doors(root: Path, file: str) -> Iterator[tuple[str, Callable[[], None]]]:
     name, scratch = Path(file).name, root / "scratch"
     if run == "recipe.yaml":
         yield "library", lambda: read_recipe(root / file)
-        yield "train", command("train", root / file, "--output-dir", scratch / "new")
         return
     if run == "costs":
         yield "plot", command("plot", root / "costs", "--output", scratch)
@@ -109,8 +108,7 @@ def doors(root: Path, file: str) -> Iterator[tuple[str, Callable[[], None]]]:
         yield "predict", command("predict", root / "smope", root / "images" / "a.png")
         return
     if run == "stopped":
-        if "routing_patterns" in name or inner.startswith("state/"):
-            yield "report", command("report", root / run, "--output", scratch / "report.html")
+        yield "library", read_run(root / run)
         yield "resume", resumed(root)
         return
     of_task = (root / file).parent if "/" not in inner or inner.startswith("task-") else None
@@ -131,7 +129,6 @@ def checkpoint_doors(root: Path, folder: Path, run: str) -> Iterator[tuple[str, 
     yield "manifest", lambda: load_manifest(folder)
     yield "statistics", lambda: load_statistics(folder)
     if run not in RIVALS or run == "one-prompt":
-        yield "from_pretrained", lambda: SMoPEForImageClassification.from_pretrained(folder)
         yield "routing", lambda: load_routing(folder)
     yield "auto", lambda: AutoModelForImageClassification.from_pretrained(folder)
     yield "card", lambda: card_of(folder)

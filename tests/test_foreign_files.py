@@ -134,6 +134,7 @@ def test_counts_are_limited_before_memory_is_taken(tmp_path, case):
     assert float(seconds) < 2 and int(memory) < 200e6, done.stdout
 
 
+@pytest.mark.slow
 def test_the_largest_files_that_are_meant_are_read(tmp_path):
     """1000 tasks: the state's matrices, the routing of a ViT-B with 25 experts; 100,000 classes: a config."""
     tasks, classes = 1000, 100_000
@@ -182,7 +183,7 @@ def test_tasks_beyond_what_is_read_back_are_refused():
 
 def test_settings_are_short_and_flat():
     assert is_settings({"a": [1, 2], "b": None, "c": "x", "d": {"e": 1}}) and is_setting(True)
-    for value in ({"a": [[1]]}, {"a": "x" * 1001}, {"a" * 101: 1}, {"a": [0] * 201}, [], "x", {"a": {"b": {}}}):
+    for value in ({"a": [[1]]}, {"a": "x" * 5001}, {"a" * 101: 1}, {"a": [0] * 201}, [], "x", {"a": {"b": {}}}):
         assert not is_settings(value)
 
 
@@ -196,9 +197,9 @@ def test_settings_are_short_and_flat():
         ("epochs: " + "[" * 500 + "]" * 500, "nests deeper than 16 levels"),
         ("a: &x [1]\nb: *x\n", "line 1 has a reference"), ("a: 1\n" * 20_000, "larger than 65536 bytes"),
         ("- 1\n- 2\n", "holds no settings"), ("a: [", "not a YAML file"), ("", "holds no settings"),
-        ("? [epochs]\n: 1\n", "is no setting"),
+        ("? [epochs]\n: 1\n", "not a YAML file"),
         ("epochs: {a: 1, b: " + "x" * 2000 + "}\nepoch: 1", "'epoch' is no setting"),
-        ("a" * 5000 + ": 1\n", "is no setting"),
+        ("a" * 900 + ": 1\n", "is no setting"),
     ],
 )  # fmt: skip
 def test_recipes_have_limits_too(tmp_path, text, match):
