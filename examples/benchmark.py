@@ -48,10 +48,10 @@ from smope_hf.accuracy_matrix import AccuracyMatrix
 from smope_hf.backbones import load_backbone, weights_fingerprint
 from smope_hf.checked_arguments import field_kind
 from smope_hf.checkpoint import saved_tasks
+from smope_hf.checkpoint_source import find_checkpoint
 from smope_hf.class_recall import THIRDS
 from smope_hf.comparison_report import METRICS
 from smope_hf.files import atomic_path, write_json
-from smope_hf.hub_files import find_checkpoint
 from smope_hf.output_check import try_folder
 from smope_hf.plots import plot_average_accuracy, plot_costs, read_costs
 from smope_hf.prompt_methods import PROMPT_METHODS

@@ -6,6 +6,7 @@ warning that names it: a name that nobody has looked at could name code to run.
 
 from transformers.utils import logging
 
+from .printable import printable
 from .safe_json import shown
 
 logger = logging.get_logger(__name__)
@@ -186,8 +187,8 @@ def _warn(source: str, others: dict):
     if others:
         first = ", ".join(f"{shown(name)}: {shown(value)}" for name, value in list(others.items())[:5])
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-        logger.warning_once(
-            f"{source} has fields that are not taken from a file: {first}{more}. A file says what the model is; "
-            "attention, precision and whatever else its run needs are given by who loads it, as in "
-            "from_pretrained(..., attn_implementation='sdpa')."
+        advice = (
+            "A file says what the model is; attention, precision and whatever else its run needs are given by who "
+            "loads it, as in from_pretrained(..., attn_implementation='sdpa')."
         )
+        logger.warning_once(printable(f"{source} has fields that are not taken from a file: {first}{more}. {advice}"))

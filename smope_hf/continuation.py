@@ -15,8 +15,8 @@ from .checkpoint import (
     statistics_hash,
     task_folder,
 )
+from .checkpoint_source import CheckpointSource, find_checkpoint
 from .continued_stream import ContinuedStream
-from .hub_files import CheckpointSource, find_checkpoint
 from .image_processors import load_image_processor
 from .recipe_guard import arguments_to_go_on
 from .run_place import check_begun

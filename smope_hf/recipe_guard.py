@@ -5,6 +5,7 @@ from pathlib import Path
 from transformers.utils import logging
 
 from .named_settings import nearest_name
+from .printable import printable
 from .safe_json import shown
 from .training_args import LEARNING, OWN, ROUNDING, ContinualTrainingArguments
 
@@ -52,11 +53,12 @@ def _taken(saved: dict, folder: Path) -> dict:
         )
     own = {name: value for name, value in recipe.items() if name in OWN}
     if own:
-        logger.warning(
-            f"The recipe in {folder} says {', '.join(f'{name} = {shown(value)}' for name, value in own.items())}, "
+        what = ", ".join(f"{name} = {shown(value)}" for name, value in own.items())
+        reason = (
             "which is not taken from a checkpoint: where your work goes and how your machine is used is yours to say. "
             "smope_hf writes no such recipe: somebody has changed this one."
         )
+        logger.warning(printable(f"The recipe in {folder} says {what}, {reason}"))
     taken = {name: value for name, value in recipe.items() if name in LEARNING and name not in NOT_CONTINUED}
     rounding = {name: saved.get(name) for name in ROUNDING}  # which older checkpoints lack
     return {**taken, **{name: value for name, value in rounding.items() if value is not None}}

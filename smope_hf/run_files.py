@@ -73,7 +73,7 @@ STATE_FIELDS: Fields = {
     "seconds_by_task": (_are_seconds, "an object of seconds for each task"),
     "logged_steps": (is_count, "an integer from 0"),
     "follows": (lambda value: value is None or is_short_text(value), "text or null"),
-    "continued_from": (_is_origin, "an object of name, commit and num_tasks, or null"),
+    "continued_from": (_is_origin, "null, or name, commit and num_tasks"),
     "task_confusion": (is_confusion, "as many counts for each task as there are tasks, or null for it"),
     "versions": (are_versions, "an object of text"),
     "version_changes": (are_version_changes, "a list of objects with behind_task, step and differences"),

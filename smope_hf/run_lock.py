@@ -20,6 +20,7 @@ from pathlib import Path
 
 from .file_lock import NO_LOCKS, try_lock
 from .output_check import make_folder, remove_empty
+from .printable import printable
 from .safe_json import read_json
 
 LOCK_FILE = ".smope-run.lock"
@@ -166,6 +167,8 @@ def _open(file: Path) -> tuple[int, bool]:
     writable = True
     try:
         handle = os.open(file, os.O_RDWR | os.O_CREAT | flags, 0o666)
+    except FileNotFoundError:  # the folder went, and may be there again
+        raise
     except PermissionError:
         if not file.is_file():
             raise
@@ -186,11 +189,11 @@ def _take(handle: int, folder: Path) -> bool:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        warnings.warn(
+        risk = (
             f"The file system of {folder} has no locks ({error.strerror}): a second run in this folder would not be "
-            "stopped, and the two would damage each other's files. Start none.",
-            stacklevel=2,
+            "stopped, and the two would damage each other's files. Start none."
         )
+        warnings.warn(printable(risk), stacklevel=2)
         return True
 
 
@@ -222,15 +225,11 @@ def _holder(file: Path) -> str:
         except (OSError, ValueError, KeyError):
             told = None
         if told is not None and (host != platform.node() or _is_alive(pid)):
-            return f"process {_quoted(pid)} on {_quoted(host)}, since {_quoted(since)} ({_quoted(command)})"
+            pid, host, since, command = (printable(part, _MOST_SHOWN) for part in (pid, host, since, command))
+            return f"process {pid} on {host}, since {since} ({command})"
         if time.monotonic() > end:
             return "a process that does not say who it is"
         time.sleep(0.02)
-
-
-def _quoted(text) -> str:
-    """Text of a file that may be anybody's, as a terminal can show it."""
-    return repr(str(text)[:_MOST_SHOWN])[1:-1]
 
 
 def _is_alive(pid) -> bool:

@@ -8,6 +8,7 @@ import reprlib
 from pathlib import Path
 
 from .foreign_files import read_bytes
+from .printable import printable
 
 MAX_BYTES = 64 * 2**20
 MAX_MEMORY = 170 * 10**6  # bytes that text and values may take together, by the counts below
@@ -37,8 +38,8 @@ class _Refused:
 
 
 def shown(value) -> str:
-    """A value as an error message shows it: its repr in at most 80 characters, whatever its size."""
-    text = _SHORT.repr(value)
+    """A value as an error message shows it: its repr in at most 80 characters, whatever its size, nothing hidden."""
+    text = printable(_SHORT.repr(value))
     return text if len(text) <= 80 else text[:77] + "..."
 
 

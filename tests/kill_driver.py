@@ -37,7 +37,7 @@ import smope_hf.model_card
 import smope_hf.results
 from smope_hf import ContinualTrainer
 from smope_hf.checkpoint import load_statistics, saved_tasks
-from smope_hf.hub_files import find_checkpoint
+from smope_hf.checkpoint_source import find_checkpoint
 from smope_hf.modeling_prompted import PromptedForImageClassification
 from smope_hf.routing_recorder import RoutingRecorder
 from smope_hf.training_phase import TrainingPhase

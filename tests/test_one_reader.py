@@ -30,7 +30,7 @@ READERS = {  # function -> what it opens; as many calls as files
     "smope_hf/cost_plots.py read_costs": ["results.csv, for a plot"],
     "smope_hf/recipe_yaml.py load_recipe": ["recipe.yaml", "recipe.yaml, its shape known"],
     "smope_hf/recipe_yaml.py _check_shape": ["recipe.yaml, its shape"],
-    "smope_hf/hub_files.py find_checkpoint": ["each other .json, before libraries read it"],
+    "smope_hf/checkpoint_source.py find_checkpoint": ["each other .json, before libraries read it"],
     "smope_hf/hub_files.py _git_sha1": ["any file, for its hash on the Hub"],
     "smope_hf/cli_predict.py check_images": ["an image"],
     "smope_hf/cli_predict.py read_image": ["an image"],

@@ -72,8 +72,8 @@ def test_nothing_is_built_of_what_is_refused(tmp_path, case):
 
 def test_what_waits_or_is_a_folder_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.yaml")
-    for path in (tmp_path / "pipe.yaml", tmp_path):
-        with pytest.raises(ValueError, match="is no file"):
+    for path, kind in ((tmp_path / "pipe.yaml", "a named pipe"), (tmp_path, "a folder")):
+        with pytest.raises(OSError, match=f"it is {kind}, and only regular files are read"):
             read_recipe(path)
     with pytest.raises(FileNotFoundError):
         read_recipe(tmp_path / "none.yaml")
