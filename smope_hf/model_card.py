@@ -22,6 +22,7 @@ from .prompt_methods import PROMPT_METHODS
 from .registry import config_of
 from .routing_report import ROUTING_FILE, load_routing
 from .run_files import load_manifest, load_state
+from .task_manifest import earlier_runs
 
 PICTURE = "accuracy_matrix.png"
 LONGEST_TEXT = 200  # characters of a name in the card
@@ -217,10 +218,10 @@ def _origin(continued_from: dict | None) -> str | None:
 def _hub_datasets(manifest: dict) -> list[str]:
     """Ids of the data sets on the Hub that the tasks come from, those of the first tasks first."""
     information = manifest.get("information", {})
-    source, before = information.get("source") or {}, information.get("continues")
-    found = [] if before is None else _hub_datasets(before)
-    name = source.get("name_or_path")
-    return [*found, name] if not source.get("local") and is_hub_id(name) and name not in found else found
+    every = [*(run.get("information", {}) for run in earlier_runs(information)), information]
+    sources = [each.get("source") or {} for each in every]
+    names = [source.get("name_or_path") for source in sources if not source.get("local")]
+    return list(dict.fromkeys(name for name in names if is_hub_id(name)))
 
 
 def _is_measured(matrix: AccuracyMatrix) -> bool:

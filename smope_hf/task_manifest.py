@@ -157,11 +157,32 @@ def _check_information(information: dict[str, Any], check, where: str):
     check(f"{where}.skipped_images", images, is_list_of(images, _is_skipped), f"objects of {', '.join(_OF_SKIPPED)}")
     joint = information.get("joint_of", "")
     check(f"{where}.joint_of", joint, is_short_text(joint), "text")
-    before = information.get("continues")
-    if before is not None:
-        inner = before.get("information", {}) if isinstance(before, dict) else None
-        check(f"{where}.continues", before, isinstance(inner, dict), "an object with an object `information`")
-        _check_information(inner, check, f"{where}.continues.information")
+    earlier = information.get("earlier", [])
+    fits = isinstance(earlier, list) and len(earlier) <= MAX_TASKS
+    check(f"{where}.earlier", earlier, fits, f"a list of at most {MAX_TASKS} objects")
+    runs = {f"{where}.earlier[{index}]": run for index, run in enumerate(earlier)}
+    if information.get("continues") is not None:
+        runs[f"{where}.continues"] = information["continues"]
+    for name, run in runs.items():
+        inner = run.get("information", {}) if isinstance(run, dict) else None
+        check(name, run, isinstance(inner, dict), "an object with an object `information`")
+        _check_information(inner, check, f"{name}.information")
+
+
+def earlier_runs(information: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a manifest tells of the runs that were gone on from, without their tasks, the oldest first.
+
+    Manifests of earlier versions hold each run within the next one, which JSON is read to a certain depth of.
+
+    Args:
+        information: of a manifest.
+    """
+    last = information.get("continues")
+    if last is None:
+        return []
+    inner = last.get("information", {})
+    own = {name: value for name, value in inner.items() if name not in ("continues", "earlier", "skipped_images")}
+    return [*earlier_runs(inner), *information.get("earlier", []), {**last, "information": own}]
 
 
 def _is_skipped(image: Any) -> bool:
