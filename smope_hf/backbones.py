@@ -15,6 +15,7 @@ from transformers.utils.hub import resolve_revision
 
 from .base_guard import check_base_weights, read_base_config
 from .config_guard import check_backbone_sizes, check_same_backbone
+from .safe_json import clipped
 
 if TYPE_CHECKING:  # loading the code of models takes seconds, and a config needs none of it
     from transformers import PreTrainedModel
@@ -172,7 +173,13 @@ def load_backbone(
     cached = {key: value for key, value in hub_kwargs.items() if key != "force_download"}  # once is enough
     revision = resolve_revision(name_or_path, revision, **cached)
     read_base_config(name_or_path, revision, hub_kwargs)
-    config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False, **cached)
+    try:
+        config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False, **cached)
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # of the family's own config class, which may fail in any way on wrong types
+        reason = clipped(" ".join(str(error).split()), 500)
+        raise ValueError(f"config.json of {str(name_or_path)!r} makes no config: {reason}") from error
     if config.model_type not in FAMILIES and hasattr(config, "vision_config"):
         config = config.vision_config
     family = family_of(config)
