@@ -15,6 +15,7 @@ from transformers.utils.hub import resolve_revision
 
 from .base_guard import check_base_weights, check_no_adapter, read_base_config
 from .config_guard import check_backbone_sizes, check_same_backbone
+from .safe_json import clipped
 
 if TYPE_CHECKING:  # loading the code of models takes seconds, and a config needs none of it
     from transformers import PreTrainedModel
@@ -172,10 +173,16 @@ def load_backbone(
     cached = {key: value for key, value in hub_kwargs.items() if key != "force_download"}  # once is enough
     revision = resolve_revision(name_or_path, revision, **cached)
     content = read_base_config(name_or_path, revision, hub_kwargs, FAMILIES)
-    if content is None:  # transformers says that there is no config.json
-        config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False, **cached)
-    else:
-        config = CONFIG_MAPPING[content["model_type"]].from_dict(content)
+    try:
+        if content is None:  # transformers says that there is no config.json
+            config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False, **cached)
+        else:
+            config = CONFIG_MAPPING[content["model_type"]].from_dict(content)
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # of the family's own config class, which may fail in any way on wrong types
+        reason = clipped(" ".join(str(error).split()), 500)
+        raise ValueError(f"config.json of {str(name_or_path)!r} makes no config: {reason}") from error
     family = family_of(config)
     if expected is not None:
         check_same_backbone(expected, config, str(name_or_path))
