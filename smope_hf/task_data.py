@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from .embedded_data import EMBEDDED, digits
 from .folder_layout import check_class_folders, has_own_configuration, images_by_split
+from .image_places import check_image_places
 from .printable import is_blank, printable
 
 TEST_SPLIT_NAMES = ("test", "validation", "valid", "val")
@@ -44,8 +45,9 @@ def load_dataset_dict(
     Raises:
         FileNotFoundError: If the folder does not exist.
         OSError: If there is neither such a folder nor such a data set, or the Hub cannot be reached.
-        ValueError: If an option does not go with a folder made by `save_to_disk`, or a folder of images has images
-            outside a class folder or class folders without an image; see `check_class_folders`.
+        ValueError: If an option does not go with a folder made by `save_to_disk`, a folder of images has images
+            outside a class folder or class folders without an image (see `check_class_folders`), or a data set of the
+            Hub names files as its images that are not its own.
     """
     if name_or_path == EMBEDDED:
         return digits()
@@ -61,13 +63,16 @@ def load_dataset_dict(
     if folder.is_dir():
         return _load_folder(folder, config_name, revision, data_files)
     try:
-        return _load(name_or_path, config_name, revision=revision, data_files=data_files)
+        loaded = _load(name_or_path, config_name, revision=revision, data_files=data_files)
     except (ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
         reason = printable(str(error).strip().splitlines()[0], 500).rstrip(".")
         raise OSError(
             f"{str(name_or_path)!r} is no folder here and could not be had from the Hub ({reason}). Check the name; a "
             "private data set needs `hf auth login` or HF_TOKEN."
         ) from error
+    if data_files is None:  # else the user has named the files
+        check_image_places(loaded, str(name_or_path))
+    return loaded
 
 
 def _load_folder(folder: Path, config_name: str | None, revision: str | None, data_files: Any) -> datasets.DatasetDict:
