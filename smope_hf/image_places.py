@@ -40,8 +40,9 @@ def _check_column(dataset: datasets.Dataset, split: str, column: str, source: st
             row = rows[0].as_py()
             place = shown(paths[row].as_py())
             raise ValueError(
-                f"row {start + row} of split {split!r} of {source!r}: column {column!r} names {place} as its image. A data "
-                "set from the Hub holds its images or names files of its own repository; nothing else is opened for it. Download the data set and give its folder, if you trust it with your files."
+                f"row {start + row} of split {split!r} of {source!r}: column {column!r} names {place} as its image. A "
+                "data set from the Hub holds its images or names files of its own repository; nothing else is opened "
+                "for it. Download the data set and give its folder, if you trust it with your files."
             )
         start += len(chunk)
 
