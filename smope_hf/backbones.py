@@ -142,6 +142,16 @@ def local_name(name_or_path: str) -> str:
     return str(EMBEDDED_FOLDER) if name_or_path == EMBEDDED else name_or_path
 
 
+def _read_config(name_or_path: str, revision: str | None, cached: dict) -> PreTrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False, **cached)
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # of the family's own config class, which may fail in any way on wrong types
+        reason = clipped(" ".join(str(error).split()), 500)
+        raise ValueError(f"config.json of {str(name_or_path)!r} makes no config: {reason}") from error
+
+
 def load_backbone(
     name_or_path: str,
     revision: str | None = None,
@@ -173,13 +183,7 @@ def load_backbone(
     cached = {key: value for key, value in hub_kwargs.items() if key != "force_download"}  # once is enough
     revision = resolve_revision(name_or_path, revision, **cached)
     read_base_config(name_or_path, revision, hub_kwargs)
-    try:
-        config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False, **cached)
-    except (ValueError, OSError):
-        raise
-    except Exception as error:  # of the family's own config class, which may fail in any way on wrong types
-        reason = clipped(" ".join(str(error).split()), 500)
-        raise ValueError(f"config.json of {str(name_or_path)!r} makes no config: {reason}") from error
+    config = _read_config(name_or_path, revision, cached)
     if config.model_type not in FAMILIES and hasattr(config, "vision_config"):
         config = config.vision_config
     family = family_of(config)

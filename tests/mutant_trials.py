@@ -191,4 +191,5 @@ def judge(message: str, mutant: Mutant) -> str:
 def file_names(file: str) -> list[str]:
     """The file itself, and the config that its content is compared with."""
     name = Path(file).name
-    return [name, "Config.", "config.json", "state", "recipe in"] if name != "config.json" else [name, "Config."]
+    others = [f"/{Path(file).parent.name}'"] if file.startswith("base/") else ["Config.", "state", "recipe in"]
+    return [name, *others] if name == "config.json" else [name, "config.json", *others]
