@@ -21,6 +21,7 @@ from mutants import Mutant
 SECONDS, MEMORY = 2.0, 200e6  # promised for whatever is refused
 HARD_SECONDS, HARD_MEMORY = 30, 3 * 2**30
 LONGEST_MESSAGE = 2000
+NO_FILES = ("a fifo", "a folder", "socket", "link to itself")
 DEEP = ("nested", "deep", "beyond", "many lists", "many keys", "many", "twice")
 
 
@@ -179,7 +180,10 @@ def judge(message: str, mutant: Mutant) -> str:
         return "not expected"
     if len(message) > LONGEST_MESSAGE:
         return "long message"
-    if not any(name in message for name in file_names(mutant.file)):
+    missing = (
+        [str(Path(mutant.file).parent)] if mutant.what in NO_FILES else []
+    )  # the folder lacks it, as for exists()
+    if not any(name in message for name in file_names(mutant.file) + missing):
         return "no file"
     if mutant.fields and not any(field in message for field in mutant.fields):
         return "no field"
