@@ -142,6 +142,19 @@ def local_name(name_or_path: str) -> str:
     return str(EMBEDDED_FOLDER) if name_or_path == EMBEDDED else name_or_path
 
 
+def _build_config(content: dict | None, name_or_path: str, revision: str | None, cached: dict) -> PreTrainedConfig:
+    """The config of fields that were checked; where there is no config.json, transformers says so."""
+    try:
+        if content is None:
+            return AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False, **cached)
+        return CONFIG_MAPPING[content["model_type"]].from_dict(content)
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # of the family's own config class, which may fail in any way on wrong types
+        reason = clipped(" ".join(str(error).split()), 500)
+        raise ValueError(f"config.json of {str(name_or_path)!r} makes no config: {reason}") from error
+
+
 def load_backbone(
     name_or_path: str,
     revision: str | None = None,
@@ -173,16 +186,7 @@ def load_backbone(
     cached = {key: value for key, value in hub_kwargs.items() if key != "force_download"}  # once is enough
     revision = resolve_revision(name_or_path, revision, **cached)
     content = read_base_config(name_or_path, revision, hub_kwargs, FAMILIES)
-    try:
-        if content is None:  # transformers says that there is no config.json
-            config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False, **cached)
-        else:
-            config = CONFIG_MAPPING[content["model_type"]].from_dict(content)
-    except (ValueError, OSError):
-        raise
-    except Exception as error:  # of the family's own config class, which may fail in any way on wrong types
-        reason = clipped(" ".join(str(error).split()), 500)
-        raise ValueError(f"config.json of {str(name_or_path)!r} makes no config: {reason}") from error
+    config = _build_config(content, name_or_path, revision, cached)
     family = family_of(config)
     if expected is not None:
         check_same_backbone(expected, config, str(name_or_path))

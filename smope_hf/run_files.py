@@ -22,7 +22,7 @@ from .field_checks import (
     is_triangle,
     require,
 )
-from .safe_json import read_json, shown
+from .safe_json import read_json, short_name, shown
 from .stopwatch import as_measured
 from .task_manifest import check_manifest
 from .unchanged_files import check_unchanged, identities
@@ -52,15 +52,8 @@ def _are_metrics(value) -> bool:
     return is_object_of(value, lambda number: number is None or is_number(number)) and len(value) <= 100
 
 
-def _are_others(value) -> bool:
-    return is_object_of(
-        value,
-        lambda other: (
-            isinstance(other, dict)
-            and _are_metrics(other.get("metrics"))
-            and is_triangle(other.get("accuracy_matrix"))
-        ),
-    )
+def _is_other(value) -> bool:
+    return isinstance(value, dict) and _are_metrics(value.get("metrics")) and is_triangle(value.get("accuracy_matrix"))
 
 
 TRIANGLE = "for each task a row, of as many fractions in [0, 1] or null as tasks were learned by then"
@@ -83,9 +76,6 @@ METRICS_FIELDS: Fields = {
     "model": (is_settings, "an object of settings"),
     "method": (is_short_text, "text"),
     "metrics": (_are_metrics, "an object of numbers or null"),
-    "yardsticks": (lambda value: is_object_of(value, _are_metrics), "an object of metrics"),
-    "yardstick_matrices": (lambda value: is_object_of(value, is_triangle), f"an object of matrices: {TRIANGLE}"),
-    "other_alignments": (_are_others, "an object of metrics and accuracy_matrix for each alignment"),
     "warnings": (lambda value: is_list_of(value, lambda text: isinstance(text, str)), "a list of text"),
     "recall_by_class": (
         lambda value: value is None or is_list_of(value, lambda item: item is None or is_fraction(item)),
@@ -93,6 +83,13 @@ METRICS_FIELDS: Fields = {
     ),
     "training_images_by_class": (lambda value: is_list_of(value, is_count), "an integer from 0 for each class"),
     "num_processes": (lambda value: is_count(value) and value > 0, "an integer from 1"),
+}
+
+
+BY_NAME: Fields = {  # objects of metrics.json, with what is in each of their fields
+    "yardsticks": (_are_metrics, "an object of numbers or null"),
+    "yardstick_matrices": (is_triangle, TRIANGLE),
+    "other_alignments": (_is_other, "an object of metrics and accuracy_matrix"),
 }
 
 
@@ -143,6 +140,11 @@ def load_metrics(run: str | os.PathLike) -> dict:
     file = inside(run, Path(run) / METRICS_FILE)
     content = read_json(file)
     check_fields(content, {name: check for name, check in METRICS_FIELDS.items() if name in content}, file)
+    for name, (fits, allowed) in BY_NAME.items():
+        parts = content.get(name, {})
+        require(file, name, parts, isinstance(parts, dict), "an object")
+        for key, part in parts.items():
+            require(file, f"{name}.{short_name(key)}", part, fits(part), allowed)
     rows, counts = content.get("accuracy_matrix"), content.get("test_counts")
     if rows is not None and counts is not None:
         require(

@@ -21,6 +21,7 @@ from mutants import Mutant
 SECONDS, MEMORY = 2.0, 200e6  # promised for whatever is refused
 HARD_SECONDS, HARD_MEMORY = 30, 3 * 2**30
 LONGEST_MESSAGE = 2000
+NO_FILES = ("a fifo", "a folder", "socket", "link to itself")
 DEEP = ("nested", "deep", "beyond", "many lists", "many keys", "many", "twice")
 
 
@@ -179,7 +180,10 @@ def judge(message: str, mutant: Mutant) -> str:
         return "not expected"
     if len(message) > LONGEST_MESSAGE:
         return "long message"
-    if not any(name in message for name in file_names(mutant.file)):
+    missing = (
+        [str(Path(mutant.file).parent)] if mutant.what in NO_FILES else []
+    )  # the folder lacks it, as for exists()
+    if not any(name in message for name in file_names(mutant.file) + missing):
         return "no file"
     if mutant.fields and not any(field in message for field in mutant.fields):
         return "no field"
@@ -191,4 +195,5 @@ def judge(message: str, mutant: Mutant) -> str:
 def file_names(file: str) -> list[str]:
     """The file itself, and the config that its content is compared with."""
     name = Path(file).name
-    return [name, "Config.", "config.json", "state", "recipe in"] if name != "config.json" else [name, "Config."]
+    others = [f"/{Path(file).parent.name}'"] if file.startswith("base/") else ["Config.", "state", "recipe in"]
+    return [name, *others] if name == "config.json" else [name, "config.json", *others]
