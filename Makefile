@@ -14,7 +14,10 @@ OLDEST_VENV ?= .venv-oldest
 OLDEST_STAMP := $(OLDEST_VENV)/.installed
 OLDEST_TESTS := $(addprefix tests/test_,model.py checkpoint.py prefix_attention.py prefix_experts.py prefix_losses.py trainer.py older_checkpoints.py)
 
-.PHONY: demo space test test-slow test-oldest quality style docs clean
+AUDIT_VENV ?= .venv-audit
+AUDIT_STAMP := $(AUDIT_VENV)/.installed
+
+.PHONY: demo space test test-slow test-oldest quality style docs audit clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -55,5 +58,13 @@ style: $(STAMP)  ## bring the sources into style
 docs: $(STAMP)  ## build the documentation into site/
 	$(RUN)/mkdocs build --strict
 
+$(AUDIT_STAMP): Makefile
+	$(PYTHON) -m venv $(AUDIT_VENV)
+	$(AUDIT_VENV)/bin/pip install --quiet "pip-audit>=2.10,<3"
+	touch $(AUDIT_STAMP)
+
+audit: $(STAMP) $(AUDIT_STAMP)  ## look up known vulnerabilities of what is installed; for a schedule, needs the network
+	$(AUDIT_VENV)/bin/python .ci/audit $(RUN)/python
+
 clean:
-	rm -rf $(VENV) $(OLDEST_VENV) site build *.egg-info
+	rm -rf $(VENV) $(OLDEST_VENV) $(AUDIT_VENV) site build *.egg-info

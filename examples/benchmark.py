@@ -34,25 +34,33 @@ from pathlib import Path
 import numpy as np
 import torch
 from benchmark_entries import parse_entry, read_seeds
+from benchmark_records import (
+    PROCESS_FILE,
+    RECORD_FILE,
+    SETTINGS_FILE,
+    read_peak_memory,
+    read_record,
+    read_settings,
+)
 from torch.utils.flop_counter import FlopCounterMode
 
 from smope_hf.accuracy_matrix import AccuracyMatrix
 from smope_hf.backbones import load_backbone, weights_fingerprint
 from smope_hf.checked_arguments import field_kind
 from smope_hf.checkpoint import saved_tasks
+from smope_hf.checkpoint_source import find_checkpoint
 from smope_hf.class_recall import THIRDS
 from smope_hf.comparison_report import METRICS
 from smope_hf.files import atomic_path, write_json
-from smope_hf.hub_files import find_checkpoint
+from smope_hf.output_check import try_folder
 from smope_hf.plots import plot_average_accuracy, plot_costs, read_costs
 from smope_hf.prompt_methods import PROMPT_METHODS
 from smope_hf.run_arguments import RUN_ARGUMENTS, parse_arguments
-from smope_hf.safe_json import read_json
+from smope_hf.run_files import load_manifest, load_metrics
 from smope_hf.state_folder import has_state
 
 TRAIN = Path(__file__).parent / "train.py"
 STAGES = ("training", "statistics", "alignment", "evaluation", "saving")
-PROCESS_FILE, SETTINGS_FILE, RECORD_FILE = "process.json", "settings.json", "record.json"
 RECALL = dict(zip(("recall head", "recall middle", "recall tail"), THIRDS, strict=True))
 CLOSED_FORM = tuple(name for name, method in PROMPT_METHODS.items() if method.closed_form)
 DEFAULTS = {
@@ -104,7 +112,7 @@ def is_done(folder: Path, arguments: list[str]) -> bool:
     settings = settings_of(arguments)
     done = (folder / RECORD_FILE).is_file()
     if done or (folder / SETTINGS_FILE).is_file():
-        before = read_json(folder / RECORD_FILE)["settings"] if done else read_json(folder / SETTINGS_FILE)
+        before = read_record(folder / RECORD_FILE)["settings"] if done else read_settings(folder)
         before = {**DEFAULTS, **before}  # a setting that came later had its default
         different = [name for name in settings if settings[name] != before.get(name)]
         if different:
@@ -131,14 +139,14 @@ def run(entry: str, seed: int, folder: Path, arguments: list[str]):
 
 def record_of(folder: Path) -> dict:
     """All that a table or a plot says of a run, from its folder."""
-    content, manifest = read_json(folder / "metrics.json"), read_json(folder / "manifest.json")
+    content, manifest = load_metrics(folder), load_manifest(folder)
     model = find_checkpoint(folder).load_model(attn_implementation="eager")  # the fused kernels are not counted
     joint = "joint_of" in manifest["information"]
     own = "none" if joint else model.closed_form or content["recipe"]["alignment"]  # one task is never aligned
     others = {} if joint else content["other_alignments"]
     train, test = gflops(model)
     return {
-        "settings": read_json(folder / SETTINGS_FILE),
+        "settings": read_settings(folder),
         "protocol_hash": manifest["information"].get("joint_of", manifest["protocol_hash"]),
         "base_model_fingerprint": model.config.base_model_fingerprint,
         "joint": joint,
@@ -154,7 +162,7 @@ def record_of(folder: Path) -> dict:
         "gflops_train": train,
         "gflops_test": test,
         "seconds_by_task": content["seconds_by_task"],
-        "peak_memory_mib": read_json(folder / PROCESS_FILE)["peak_memory_mib"],
+        "peak_memory_mib": read_peak_memory(folder),
         "versions": content["versions"],
     }
 
@@ -307,15 +315,21 @@ def main():
         to_do = [one for one in runs if not is_done(one[2], one[3])]
     except (ValueError, OSError) as error:  # before any training, whichever run the mistake belongs to
         sys.exit(f"error: {error}")
+    try:
+        try_folder(options.output_dir, "--output_dir", "average_accuracy.png")
+        for *_, folder, _ in to_do:
+            try_folder(folder, "the folder of a run")
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
     places = [folder for of_entry in folders.values() for folder in of_entry]
-    records = {folder: read_json(folder / RECORD_FILE) for folder in places if (folder / RECORD_FILE).is_file()}
+    records = {folder: read_record(folder / RECORD_FILE) for folder in places if (folder / RECORD_FILE).is_file()}
     if records:
         check_same_protocol(records)
         first, record = next(iter(records.items()))
         check_backbones(first, record["base_model_fingerprint"], to_do)
     for one in to_do:
         run(*one)
-        records[one[2]] = read_json(one[2] / RECORD_FILE)
+        records[one[2]] = read_record(one[2] / RECORD_FILE)
         check_same_protocol(records)
     rows, curves = [], {}
     for entry, of_entry in folders.items():

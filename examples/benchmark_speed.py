@@ -28,12 +28,14 @@ from speed_share import ModelTime
 from speed_throughput import throughput
 from torch import nn
 from torch.distributions import MultivariateNormal
-from transformers import AutoImageProcessor, ViTConfig, ViTImageProcessorPil, ViTModel
+from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
 
 from smope_hf import ContinualTrainer, ContinualTrainingArguments, SMoPEForImageClassification, TaskStream
 from smope_hf.alignment import VARIANCE_FLOOR, ClassStatistics, align_classifier
 from smope_hf.backbones import load_backbone
 from smope_hf.files import atomic_path, write_json
+from smope_hf.image_processors import load_image_processor
+from smope_hf.output_check import try_folder
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
 CLASSES_PER_TASK = 10
@@ -76,7 +78,7 @@ class Bench:
         self.processor = (
             ViTImageProcessorPil(size={"height": size, "width": size})
             if config
-            else AutoImageProcessor.from_pretrained(args.backbone, backend="pil")
+            else load_image_processor(args.backbone)
         )
         self.pixels = torch.randn(args.batch_size, 3, size, size, device=self.device)
 
@@ -298,6 +300,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="a tiny backbone: shows the script, not the method")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/speed"))
     args = parser.parse_args()
+    try_folder(args.output_dir, "--output_dir")
     torch.set_num_threads(args.threads)
     bench = Bench(args)
     rows = [*model_rows(bench), memory_row(bench), alignment_row(bench), growth_row(bench), *run_rows(bench)]

@@ -16,6 +16,7 @@ from pathlib import Path
 from train import main as train
 
 from smope_hf.embedded_data import NAMES, digits
+from smope_hf.run_lock import LOCK_FILE, hold_folder
 
 RECIPE = [
     "--dataset", "embedded", "--num_tasks", "5", "--backbone", "embedded", "--yardsticks", "true",
@@ -26,7 +27,7 @@ CLASSIFY = """
 import sys
 import smope_hf
 from transformers import pipeline
-classifier = pipeline("image-classification", model=sys.argv[1])
+classifier = pipeline("image-classification", model=sys.argv[1], trust_remote_code=False)
 for path, (best, *_) in zip(sys.argv[2:], classifier(sys.argv[2:])):
     print(f"{path}: {best['label']} ({best['score']:.2f})")
 """
@@ -37,7 +38,7 @@ def main():
     parser.add_argument("--output_dir", type=Path, default=Path("runs/demo"))
     parser.add_argument("--num_threads", default="2")
     options = parser.parse_args()
-    remove_last_demo(options.output_dir)
+    remove_last_demo(options.output_dir)  # a run that goes on there is not
     train([*RECIPE, "--output_dir", str(options.output_dir), "--num_threads", options.num_threads])
     images = save_images(options.output_dir / "images")
     print("A fresh process loads the last checkpoint and classifies three test images:", flush=True)
@@ -47,11 +48,19 @@ def main():
 
 
 def remove_last_demo(folder: Path):
-    """Start anew each time, but delete nothing that is not a run."""
-    if folder.exists() and any(folder.iterdir()):
-        if not (folder / "task-01" / "trainer_state.json").is_file():
+    """Start anew each time, but delete nothing that is not a run, or a run that goes on."""
+    try:
+        hold = hold_folder(folder)
+    except OSError as error:
+        sys.exit(f"error: {error}")
+    try:
+        there = [path for path in folder.iterdir() if path.name != LOCK_FILE]
+        if there and not (folder / "task-01" / "trainer_state.json").is_file():
             sys.exit(f"error: {folder} is not empty and holds no run of this demo. Give another --output_dir.")
-        shutil.rmtree(folder)
+        for path in there:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    finally:
+        hold.release()
 
 
 def save_images(folder: Path) -> list[str]:

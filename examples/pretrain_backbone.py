@@ -27,6 +27,8 @@ from torch import nn
 from tqdm import tqdm
 from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
 
+from smope_hf.output_check import try_folder
+
 LICENSE_NOTE = "weights trained by this script; fonts are those shipped by matplotlib (DejaVu, STIX, ...), Apache-2.0"
 
 
@@ -184,6 +186,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_arguments()
+    try_folder(args.output_dir, "--output_dir")
     started = time.perf_counter()
     torch.set_num_threads(args.num_threads)
     transformers.set_seed(args.seed)

@@ -28,8 +28,8 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import tqdm
+from benchmark_records import read_settings
 from torch import Tensor
-from transformers import AutoImageProcessor
 from tune import read_grid
 
 from smope_hf.alignment import ClassStatistics, StatisticsAccumulator, align_classifier
@@ -40,9 +40,11 @@ from smope_hf.class_recall import recall_by_frequency, recall_of_classes
 from smope_hf.files import write_json
 from smope_hf.hub import find_checkpoint
 from smope_hf.image_check import checked_stream
+from smope_hf.image_processors import load_image_processor
+from smope_hf.output_check import try_file
 from smope_hf.prompt_methods import PROMPT_METHODS
 from smope_hf.run_arguments import build_arguments, load_stream
-from smope_hf.safe_json import read_json
+from smope_hf.run_files import load_manifest
 from smope_hf.statistics_pass import carried_along
 from smope_hf.task_manifest import manifest_differences
 from smope_hf.task_split import TaskSplit
@@ -83,7 +85,7 @@ class FeaturePass:
     def __init__(self, run: Path, args, backbone: str | None):
         self.run, self.args, self.backbone = run, args, backbone
         self.accelerator = Accelerator(mixed_precision=args.mixed_precision)
-        self.processor = AutoImageProcessor.from_pretrained(task_folder(run, 0), backend="pil")
+        self.processor = load_image_processor(task_folder(run, 0))
         self.normalize = Normalization.from_processor(self.processor)
 
     def model_after(self, index: int):
@@ -125,7 +127,7 @@ def held_out_images(used: TaskSplit, whole: TaskSplit, per_class: int) -> TaskSp
 
 def usable(stream, run: Path, args, accelerator):
     """The stream without images that cannot be used, where the run has left some out."""
-    skipped = read_json(run / "manifest.json")["information"]["skipped_images"]
+    skipped = load_manifest(run)["information"]["skipped_images"]
     return checked_stream(stream, args, accelerator) if skipped else stream
 
 
@@ -138,7 +140,7 @@ def stream_of(run: Path, data, args, accelerator):
     stream = usable(load_stream(data), run, args, accelerator)
     if missing := [task_folder(run, task.index) for task in stream if not task_folder(run, task.index).is_dir()]:
         raise ValueError(f"{missing[0]} is missing. Give a run that is whole, with the checkpoints of all its tasks.")
-    if differences := manifest_differences(read_json(run / "manifest.json"), stream.manifest()):
+    if differences := manifest_differences(load_manifest(run), stream.manifest()):
         raise ValueError(
             f"{run} has learned other tasks than these of --dataset {data.dataset}: {'; '.join(differences)}. Give "
             "the data set that it was trained on."
@@ -245,8 +247,9 @@ def main():
     try:
         grid = read_grid(options.grid)
         for run in options.runs:
+            try_file(run / "realigned.json", "the result")
             there = {"dataset": options.dataset, "output_dir": str(run)}
-            given = {name: value for name, value in read_json(run / "settings.json").items() if value is not None}
+            given = {name: value for name, value in read_settings(run).items() if value is not None}
             model, data, args = build_arguments(given | there)
             closed_form = PROMPT_METHODS[model.method].closed_form if model.method in PROMPT_METHODS else None
             settings[run] = data, args, closed_form

@@ -3,11 +3,9 @@
 from pathlib import Path
 
 import numpy as np
+from benchmark_records import REALIGNED_FILE, read_realigned
 from results_text import cell, table
 
-from smope_hf.safe_json import read_json
-
-FILE = "realigned.json"
 PENALTIES = ("0.3", "1", "3", "10", "30")
 SHRINKAGES = ("0.001", "0.01", "0.1", "estimated")
 SHORT_PENALTY = "10"  # with which the short protocol's runs were trained
@@ -16,7 +14,7 @@ DEFAULT_PENALTY, DEFAULT_SHRINKAGE = "3", "estimated"  # the package's own
 
 def seeds_of(folder: Path) -> list[dict[frozenset, dict]]:
     """For each training seed in a method's folder its rows, by their settings; none where it has no such file."""
-    contents = [read_json(path)["rows"] for path in sorted(folder.glob(f"seed-*/{FILE}"))]
+    contents = [read_realigned(path) for path in sorted(folder.glob(f"seed-*/{REALIGNED_FILE}"))]
     return [{frozenset(row["settings"].split(",")): row for row in rows} for rows in contents]
 
 

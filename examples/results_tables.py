@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from benchmark_records import read_record
 from results_realigned import drift_ceiling, drift_penalties, shrinkages
 from results_routing import draw_routing, routing_layers, routing_tasks
 from results_text import cell, table
@@ -23,7 +24,6 @@ from smope_hf.comparison_report import METRICS
 from smope_hf.files import atomic_path
 from smope_hf.methods import METHODS
 from smope_hf.plots import plot_average_accuracy, plot_costs, plot_sample_efficiency
-from smope_hf.safe_json import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "examples" / "records"
@@ -77,7 +77,7 @@ SWEEPS = {
 
 def runs_of(folder: str, entry: str) -> list[dict]:
     """The records of one entry's training seeds, none where it has not run."""
-    return [read_json(path) for path in sorted((RECORDS / folder / entry).glob("seed-*/record.json"))]
+    return [read_record(path) for path in sorted((RECORDS / folder / entry).glob("seed-*/record.json"))]
 
 
 def values(runs: list[dict], metric: str, alignment: str = "lda") -> np.ndarray:

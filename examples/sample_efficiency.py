@@ -14,7 +14,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmark_records import read_results
+
 from smope_hf.files import atomic_path
+from smope_hf.output_check import try_folder
 from smope_hf.plots import plot_sample_efficiency
 
 BENCHMARK = Path(__file__).parent / "benchmark.py"
@@ -28,11 +31,10 @@ def folder_of(output_dir: Path, samples: int) -> Path:
 def best_rows(folder: Path) -> dict[str, dict]:
     """For each method of a benchmark the row of its best alignment."""
     best: dict[str, dict] = {}
-    with open(folder / "results.csv", newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            if row["method"] not in best or float(row["FAA"]) > float(best[row["method"]]["FAA"]):
-                kept = ("method", "alignment", "seeds", "FAA", "FAA std", "CAA", "CAA std", "FM", "FM std")
-                best[row["method"]] = {name: row[name] for name in kept}
+    kept = ("method", "alignment", "seeds", "FAA", "FAA std", "CAA", "CAA std", "FM", "FM std")
+    for row in read_results(folder, kept):
+        if row["method"] not in best or float(row["FAA"]) > float(best[row["method"]]["FAA"]):
+            best[row["method"]] = {name: row[name] for name in kept}
     return best
 
 
@@ -78,6 +80,10 @@ def main():
         numbers = sorted({int(number) for number in options.samples.split(",")})
     except ValueError:
         sys.exit(f"error: --samples {options.samples!r} is not allowed. Allowed: whole numbers separated by commas.")
+    try:
+        try_folder(options.output_dir, "--output_dir", "sample_efficiency.csv")
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
     rows = []
     for samples in numbers:
         folder = folder_of(options.output_dir, samples)

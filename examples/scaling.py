@@ -9,19 +9,20 @@ clock; and against the stages of recorded runs. The folder gets scaling.json and
 """
 
 import argparse
-import json
 import statistics
 import time
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from benchmark_records import read_record
 from cost_model import Machine, Run, Shape, overtaken, predicted
 from flops import count_flops
 from transformers import ViTConfig, ViTModel
 
 from smope_hf import SMoPEForImageClassification
 from smope_hf.files import atomic_path, write_json
+from smope_hf.output_check import try_folder
 
 # ---------------------------------------------------------------------- check on this machine
 
@@ -105,7 +106,7 @@ def recorded_shares(records: Path) -> dict[str, dict[str, float]]:
     """Shares of the stages in recorded runs of the short CIFAR-100 protocol, beside the model's."""
     found: dict[str, list[float]] = {}
     for path in sorted(records.glob("seed-*/record.json")):
-        seconds = json.loads(path.read_text())["seconds_by_task"]
+        seconds = read_record(path)["seconds_by_task"]
         for stage in ("training", "statistics", "evaluation"):
             found.setdefault(stage, []).append(sum(task[stage] for task in seconds))
     if not found:
@@ -158,6 +159,7 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--records", default=str(Path(__file__).parent / "records/cifar100-short/smope"))
     args = parser.parse_args()
+    try_folder(args.output_dir, "--output_dir")
     torch.set_num_threads(args.threads)
     last, all_of_them = THOUSAND.saved_bytes(LARGE)
     content = {

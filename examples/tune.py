@@ -23,6 +23,7 @@ from pathlib import Path
 from sample_efficiency import BENCHMARK, best_rows
 
 from smope_hf.files import atomic_path
+from smope_hf.output_check import try_folder
 
 
 def read_grid(text: str) -> list[str]:
@@ -103,6 +104,10 @@ def main():
     try:
         grid = read_grid(options.grid)
     except ValueError as error:
+        sys.exit(f"error: {error}")
+    try:
+        try_folder(options.output_dir, "--output_dir", "tuning.csv")
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     methods = [name for name in options.methods.split(" " if set(" :") & set(options.methods) else ",") if name]
     tuned = [part.split("=")[0] for part in grid[0].split(",")]

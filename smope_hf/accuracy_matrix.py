@@ -14,7 +14,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .field_checks import MAX_TASKS
 from .files import atomic_path
+from .foreign_files import read_table
+from .safe_json import clipped
+
+MAX_BYTES = 32 * 2**20  # 1000 tasks are 11 MB
 
 
 def is_fraction(values: np.ndarray) -> np.ndarray:
@@ -170,16 +175,22 @@ class AccuracyMatrix:
         Raises:
             ValueError: the file is not such a table; the message names the file and the entry.
         """
-        with open(path, newline="", encoding="utf-8") as file:
-            header, *lines = list(csv.reader(file)) or [[]]
+        header, *lines = read_table(path, MAX_BYTES) or [[]]
+        if len(lines) > MAX_TASKS:
+            raise ValueError(f"{path} has {len(lines)} rows, and at most {MAX_TASKS} tasks are read")
         if header != ["after", *(f"task-{j}" for j in range(1, len(header)))]:
-            raise ValueError(f"{path}: the first line must be after,task-1,task-2,..., got {','.join(header)!r}")
+            raise ValueError(
+                f"{path}: the first line must be after,task-1,task-2,..., got {clipped(','.join(header), 200)!r}"
+            )
         matrix = cls()
         for number, line in enumerate(lines, start=1):
             if len(line) != len(header) or line[0] != f"task-{number}":
-                raise ValueError(f"{path}: row {number} must be task-{number} and {len(header) - 1} cells, got {line}")
+                found = clipped(str(line), 200)
+                raise ValueError(
+                    f"{path}: row {number} must be task-{number} and {len(header) - 1} cells, got {found}"
+                )
             try:
                 matrix.add_row([float(cell) if cell else math.nan for cell in line[1:]], partial)
             except ValueError as error:
-                raise ValueError(f"{path}: row task-{number}: {error}") from error
+                raise ValueError(f"{path}: row task-{number}: {clipped(str(error), 200)}") from error
         return matrix

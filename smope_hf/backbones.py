@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.utils.hub import resolve_revision
 
-from .base_guard import check_base_weights, read_base_config
+from .base_guard import check_base_weights, check_no_adapter, read_base_config
 from .config_guard import check_backbone_sizes, check_same_backbone
+from .safe_json import clipped
 
 if TYPE_CHECKING:  # loading the code of models takes seconds, and a config needs none of it
     from transformers import PreTrainedModel
@@ -141,6 +142,19 @@ def local_name(name_or_path: str) -> str:
     return str(EMBEDDED_FOLDER) if name_or_path == EMBEDDED else name_or_path
 
 
+def _build_config(content: dict | None, name_or_path: str, revision: str | None, cached: dict) -> PreTrainedConfig:
+    """The config of fields that were checked; where there is no config.json, transformers says so."""
+    try:
+        if content is None:
+            return AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False, **cached)
+        return CONFIG_MAPPING[content["model_type"]].from_dict(content)
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # of the family's own config class, which may fail in any way on wrong types
+        reason = clipped(" ".join(str(error).split()), 500)
+        raise ValueError(f"config.json of {str(name_or_path)!r} makes no config: {reason}") from error
+
+
 def load_backbone(
     name_or_path: str,
     revision: str | None = None,
@@ -171,21 +185,20 @@ def load_backbone(
     name_or_path = local_name(name_or_path)
     cached = {key: value for key, value in hub_kwargs.items() if key != "force_download"}  # once is enough
     revision = resolve_revision(name_or_path, revision, **cached)
-    read_base_config(name_or_path, revision, hub_kwargs)
-    config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False, **cached)
-    if config.model_type not in FAMILIES and hasattr(config, "vision_config"):
-        config = config.vision_config
+    content = read_base_config(name_or_path, revision, hub_kwargs, FAMILIES)
+    config = _build_config(content, name_or_path, revision, cached)
     family = family_of(config)
     if expected is not None:
         check_same_backbone(expected, config, str(name_or_path))
     check_backbone_sizes(config.to_dict(), f"config.json of {str(name_or_path)!r}")
+    check_no_adapter(name_or_path, revision, hub_kwargs)
     if use_safetensors:
         check_base_weights(name_or_path, revision, hub_kwargs, config, lambda: build_backbone(config, "sdpa"))
     fetch = cached if use_safetensors else hub_kwargs
     try:
         backbone = AutoModel._model_mapping[type(config)].from_pretrained(
             name_or_path, config=config, revision=revision, dtype=torch.float32, use_safetensors=use_safetensors,
-            **family.init_kwargs, **fetch,
+            trust_remote_code=False, **family.init_kwargs, **fetch,
         )  # fmt: skip
     except RuntimeError as error:  # transformers' word for tensors of other shapes than the config's
         raise ValueError(f"The weights of {str(name_or_path)!r} do not fit its config.json: {error}") from error

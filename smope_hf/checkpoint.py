@@ -22,16 +22,14 @@ from .model_card import write_card
 from .modeling_incremental import IncrementalClassifier
 from .modeling_smope import SMoPEForImageClassification
 from .registry import config_of
-from .safe_json import read_json, shown
-from .state_guard import check_state, read_statistics
-from .task_manifest import check_manifest
+from .routing_report import ROUTING_FILE
+from .run_files import FORMAT_VERSION, MANIFEST_FILE, STATE_FILE
+from .run_files import load_manifest as load_manifest
+from .run_files import load_state as load_state
+from .state_guard import read_statistics
 from .unchanged_files import check_unchanged, identities
 
-FORMAT_VERSION = 1
 STATISTICS_FILE = "class_statistics.safetensors"
-ROUTING_FILE = "routing.json"
-STATE_FILE = "trainer_state.json"
-MANIFEST_FILE = "manifest.json"
 
 
 def task_folder(output_dir: str | os.PathLike, index: int) -> Path:
@@ -251,39 +249,3 @@ def check_own_run(output_dir: str | os.PathLike, num_known: int, follows: str | 
             f"{output_dir} holds {earlier[-1].name} of another run than the one that is gone on from, whose "
             f"{last.name} the new tasks follow. Give a folder of their own as output_dir, or the folder of that run."
         )
-
-
-def load_state(folder: Path) -> dict:
-    """The run as it stood when the folder was written.
-
-    Raises:
-        ValueError: when it was written by a newer version of the package, or a field has a wrong type or value.
-    """
-    file = inside(folder, Path(folder) / STATE_FILE)
-    seen = identities([file])
-    state = read_json(file)
-    version = state.get("format_version")
-    if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
-        raise ValueError(
-            f"{file} has format_version {shown(version)}; this version of smope_hf reads 1 to "
-            f"{FORMAT_VERSION}. Install a newer smope_hf."
-        )
-    check_state(state, file)
-    check_file(file)
-    check_unchanged(seen)
-    return state
-
-
-def load_manifest(folder: Path) -> dict:
-    """The manifest of the tasks that a checkpoint has learned.
-
-    Raises:
-        ValueError: when it is broken, or was changed by hand; the message names the field.
-    """
-    file = inside(folder, Path(folder) / MANIFEST_FILE)
-    seen = identities([file])
-    manifest = read_json(file)
-    check_manifest(manifest, file)
-    check_file(file)
-    check_unchanged(seen)
-    return manifest

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -11,9 +11,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from .safe_json import ADVICE, read_json, shown
+from .foreign_files import open_regular, read_bytes
+from .safe_json import ADVICE, clipped, read_json, short_name, shown
 
-MAX_HEADER_BYTES = 16 * 2**20
+MAX_HEADER_BYTES = 8 * 2**20
+MAX_TENSORS, MAX_AXES = 2**15, 16  # a ViT of 1024 layers, the most that is allowed, has half as many tensors
 SPARE_ELEMENTS = 2**24  # what a backbone may hold beside its file's tensors: tables that are computed, not stored
 FLOATING = ("F16", "BF16", "F32", "F64")
 INTEGER, BOOLEAN = ("I64",), ("BOOL",)
@@ -71,17 +73,30 @@ def read_header(path: str | os.PathLike) -> Header:
         ValueError: when it is no safetensors file, or a broken one.
     """
     try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-        if length > MAX_HEADER_BYTES:
-            raise SafetensorError(f"header length {length}, and at most {MAX_HEADER_BYTES} bytes are read")
+        _check_header_size(path)
         with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}
             return {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
-    except SafetensorError as error:
+    except (SafetensorError, UnicodeError) as error:
         raise ValueError(
-            f"{path} is no readable safetensors file: {error}. Pickles are never read. {_to_have_again(path)}"
+            f"{path} is no readable safetensors file: {clipped(str(error), 200)}. Pickles are never read. "
+            f"{_to_have_again(path)}"
         ) from error
+
+
+def _check_header_size(path: str | os.PathLike):
+    """Refuse a header that lists more than any model has, before it is parsed."""
+    with open_regular(path) as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > MAX_HEADER_BYTES:
+            raise SafetensorError(f"header length {length}, and at most {MAX_HEADER_BYTES} bytes are read")
+        header = file.read(length)
+    tensors, numbers = header.count(b"{"), header.count(b",")
+    if tensors > MAX_TENSORS or numbers > MAX_TENSORS * MAX_AXES:
+        raise SafetensorError(
+            f"about {tensors} tensors with {numbers} numbers, and at most {MAX_TENSORS} tensors of {MAX_AXES} axes "
+            "are read"
+        )
 
 
 def _to_have_again(path: str | os.PathLike) -> str:
@@ -99,14 +114,49 @@ def read_tensors(paths: list[str | os.PathLike]) -> dict[str, Tensor]:
 
     Raises:
         ValueError: when a file is broken by now.
+        OSError: when one is no regular file.
     """
     tensors = {}
     for path in paths:
         try:
-            tensors.update(load(Path(path).read_bytes()))
+            tensors.update(load(read_bytes(path)))
         except SafetensorError as error:
-            raise ValueError(f"{path} cannot be read any more: {error}. {_to_have_again(path)}") from error
+            reason = clipped(str(error), 200)
+            raise ValueError(f"{path} cannot be read any more: {reason}. {_to_have_again(path)}") from error
     return tensors
+
+
+def read_exactly(path: str | os.PathLike, expected: dict, reason: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file that holds some and no others.
+
+    Args:
+        path: the file.
+        expected: for each name its types and its shape.
+        reason: what the file has to fit, for the message.
+
+    Raises:
+        ValueError: naming the tensor that is missing, too many, or has another type or shape.
+        OSError: when it cannot be read.
+    """
+    header = read_header(path)
+    check_names(header, expected, path, reason)
+    for name, (types, shape) in expected.items():
+        if header[name][0] != tuple(shape) or header[name][1] not in types:
+            found = f"{header[name][1]} {shown(header[name][0])}"
+            raise ValueError(f"{path}: {name} is {found}, and {reason} has it as {types[0]} {tuple(shape)}. {ADVICE}")
+    return read_tensors([path])
+
+
+def check_names(header: Header, expected: Iterable[str], file: str | os.PathLike, reason: str):
+    """Compare the names in a header with those that there have to be.
+
+    Raises:
+        ValueError: naming the first that is missing or too many.
+    """
+    missing, extra = sorted(set(expected) - header.keys()), sorted(header.keys() - set(expected))
+    if missing or extra:
+        what = f"lacks {missing[0]!r}" if missing else f"holds {shown(extra[0])} as well"
+        raise ValueError(f"{file} {what}, which does not fit {reason}. {ADVICE}")
 
 
 # ---------------------------------------------------------------------- shapes, from headers
@@ -124,10 +174,7 @@ def check_shapes(header: Header, expected: dict, file: str | os.PathLike, reason
     Raises:
         ValueError: naming the tensor, the config's field, and both values.
     """
-    missing, extra = sorted(expected.keys() - header.keys()), sorted(header.keys() - expected.keys())
-    if missing or extra:
-        what = f"lacks {missing[0]!r}" if missing else f"holds {shown(extra[0])} as well"
-        raise ValueError(f"{file} {what}, which does not fit {reason or 'config.json'}. {ADVICE}")
+    check_names(header, expected, file, reason or "config.json")
     for name, (types, axes) in expected.items():
         shape, dtype = header[name]
         if dtype not in types:
@@ -136,8 +183,8 @@ def check_shapes(header: Header, expected: dict, file: str | os.PathLike, reason
         if says or len(axes) != len(shape):
             field, value = says or ("a shape", tuple(size for _, size in axes))
             raise ValueError(
-                f"config.json says {field} = {shown(value)}, but {name} in {file} has shape {shape}, where the config "
-                f"makes it {tuple(size for _, size in axes)}. {ADVICE}"
+                f"config.json says {field} = {shown(value)}, but {name} in {file} has shape {shown(shape)}, where the "
+                f"config makes it {tuple(size for _, size in axes)}. {ADVICE}"
             )
 
 
@@ -201,7 +248,9 @@ def build_on_meta(build: Callable[[], nn.Module], source: str) -> nn.Module:
         with torch.device("meta"):
             return build()
     except Exception as error:  # of the backbone's own class, which may fail in any way on a config nobody checked
-        raise ValueError(f"{source} makes no model: {type(error).__name__}: {error}. {ADVICE}") from error
+        raise ValueError(
+            f"{source} makes no model: {type(error).__name__}: {clipped(str(error), 500)}. {ADVICE}"
+        ) from error
 
 
 def check_backbone_shapes(header: Header, meta: nn.Module, file: str | os.PathLike, sizes: str):
@@ -226,14 +275,16 @@ def check_backbone_shapes(header: Header, meta: nn.Module, file: str | os.PathLi
     if missing or extra:
         if extra:
             name = next(name for name, (shape, _) in sorted(header.items()) if shape in extra)
-            problem = f"{name} in {file} has shape {header[name][0]}, for which the model has no place"
+            problem = (
+                f"{short_name(name)} in {file} has shape {shown(header[name][0])}, for which the model has no place"
+            )
         else:
             name = next(name for name, shape in sorted(wanted.items()) if shape in missing)
             problem = f"{file} lacks a tensor of the shape {wanted[name]}, such as {name}"
         raise ValueError(f"backbone_config of config.json ({sizes}) does not fit: {problem}. {ADVICE}")
     for name, (_, dtype) in header.items():
         if dtype not in FLOATING:
-            raise ValueError(f"{file}: {name} has type {dtype}. Allowed: {', '.join(FLOATING)}. {ADVICE}")
+            raise ValueError(f"{file}: {short_name(name)} has type {dtype}. Allowed: {', '.join(FLOATING)}. {ADVICE}")
     check_memory(header, meta, file)
 
 

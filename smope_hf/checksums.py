@@ -2,20 +2,24 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from .files import write_json
+from .foreign_files import open_regular
 from .safe_json import read_json, shown
 
 CHECKSUMS_FILE = "checksums.json"
 FORMAT_VERSION = 1
+MAX_BYTES = 2**20
+HASH = re.compile("[0-9a-f]{64}")
 FREE = (".md", ".png", ".py", CHECKSUMS_FILE)  # for people to edit, or read by other programs
 
 
 def sha256(file: str | os.PathLike) -> str:
-    """The hash of a file."""
-    with open(file, "rb") as content:
+    """The hash of a regular file."""
+    with open_regular(file) as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
@@ -55,7 +59,7 @@ def listed(checksums: str | os.PathLike) -> dict[str, str]:
     Raises:
         ValueError: when it is none, or was written by a newer version of the package.
     """
-    content = read_json(checksums)
+    content = read_json(checksums, MAX_BYTES)
     version, hashes = content.get("format_version"), content.get("sha256")
     if version != FORMAT_VERSION or not isinstance(hashes, dict):
         raise ValueError(
@@ -63,6 +67,12 @@ def listed(checksums: str | os.PathLike) -> dict[str, str]:
             f"reads format_version {FORMAT_VERSION} with an object of hashes. Install a newer smope_hf, or remove the "
             "file if nothing needs to be checked."
         )
+    for name, value in hashes.items():
+        if not isinstance(value, str) or not HASH.fullmatch(value):
+            raise ValueError(
+                f"{checksums}: sha256[{shown(name)}] is {shown(value)}. Allowed: 64 digits of 0 to f. Copy or "
+                "download the checkpoint again."
+            )
     return hashes
 
 

@@ -13,6 +13,7 @@ from .cli_predict import predict
 from .cli_push import push
 from .cli_report import report
 from .cli_train import train
+from .printing import say, say_lines
 
 app = typer.Typer(
     name="smope", cls=CommandGroup, add_completion=False, rich_markup_mode=None, context_settings=CONTEXT
@@ -25,7 +26,7 @@ def _print_version(wanted: bool):
     if wanted:
         from .version import __version__
 
-        print(f"smope_hf {__version__}")
+        say(f"smope_hf {__version__}")
         raise typer.Exit()
 
 
@@ -46,7 +47,7 @@ def smope(
       smope info runs/digits
     """
     if context.invoked_subcommand is None:
-        print(context.get_help())
+        say_lines(context.get_help())
 
 
 def main():

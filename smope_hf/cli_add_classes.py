@@ -7,12 +7,14 @@ from typing import Annotated
 import typer
 
 from .cli_options import Backbone, ImageColumn, LabelColumn, Revision, given, with_options
+from .printing import say_once
 from .training_args import ContinualTrainingArguments
 
 SETTINGS = (
     "seed", "epochs", "batch_size", "eval_batch_size", "gradient_accumulation_steps", "learning_rate",
     "min_learning_rate", "freeze_epochs", "prefix_lr_multiplier", "max_grad_norm", "crop_scale", "crop_ratio",
-    "flip_probability", "alignment", "alignment_learning_rate", "alignment_shrinkage", "drift_compensation",
+    "flip_probability", "alignment", "alignment_epochs", "alignment_batch_ratio", "alignment_learning_rate",
+    "alignment_shrinkage", "drift_compensation",
     "mixed_precision", "gradient_checkpointing", "torch_compile", "image_cache_gib", "image_cache_dir",
     "dataloader_num_workers", "on_bad_image", "checkpoint_every", "resume", "hub_private_repo",
     "hub_include_backbone", "hub_remote_code", "hub_license",
@@ -64,6 +66,7 @@ def add_classes(
     """
     from .cli_common import be_quiet, class_tasks, read_config
     from .continuation import checkpoint_to_continue
+    from .run_place import folder_taken
     from .tasks import TaskStream
     from .trainer import ContinualTrainer
 
@@ -74,25 +77,29 @@ def add_classes(
     test_options = {"split": test_split, "image_column": test_image_column, "label_column": test_label_column}
     if test_data is None and any(value is not None for value in test_options.values()):
         raise ValueError("--test-split, --test-image-column and --test-label-column are of --test-data: give it too")
-    if classes is not None:
-        tasks = {"class_lists": [_chosen(classes, data, label_column)]}
-    else:
-        tasks = {"num_tasks": 1, "shuffle_classes": False}
-    stream = TaskStream.load(data, **tasks, **columns, test_fraction=test_fraction, allow_no_test=test_fraction == 0)
-    old_tests = None
-    if test_data is not None:
-        resume = settings.get("resume", False)
-        start = checkpoint_to_continue(model, stream, output, revision=revision, resume=resume)
-        known = class_tasks(read_config(start.folder))
-        old_tests = _old_tests(test_data, known, test_options, columns)
-    trainer = ContinualTrainer.from_checkpoint(
-        model, stream, output_dir=output, revision=revision, backbone=backbone, old_tests=old_tests, **settings
-    )
-    trainer.accelerator.print(_announcement(trainer.stream[-1]))
+    cache = settings.get("image_cache_dir")
+    with folder_taken(output, cache):  # before any image is read
+        if classes is not None:
+            tasks = {"class_lists": [_chosen(classes, data, label_column)]}
+        else:
+            tasks = {"num_tasks": 1, "shuffle_classes": False}
+        stream = TaskStream.load(
+            data, **tasks, **columns, test_fraction=test_fraction, allow_no_test=test_fraction == 0
+        )
+        old_tests = None
+        if test_data is not None:
+            resume = settings.get("resume", False)
+            start = checkpoint_to_continue(model, stream, output, revision=revision, resume=resume)
+            known = class_tasks(read_config(start.folder))
+            old_tests = _old_tests(test_data, known, test_options, columns)
+        trainer = ContinualTrainer.from_checkpoint(
+            model, stream, output_dir=output, revision=revision, backbone=backbone, old_tests=old_tests, **settings
+        )
+    say_once(trainer.accelerator, _announcement(trainer.stream[-1]))
     trainer.train()
     if old_tests is None:
-        trainer.accelerator.print("Old classes were not measured: --test-data takes images of them.")
-    trainer.accelerator.print(f"The model with its new classes: {trainer.saved_tasks()[-1]}")
+        say_once(trainer.accelerator, "Old classes were not measured: --test-data takes images of them.")
+    say_once(trainer.accelerator, f"The model with its new classes: {trainer.saved_tasks()[-1]}")
     trainer.accelerator.end_training()
 
 

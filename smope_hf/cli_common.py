@@ -1,30 +1,32 @@
-"""What several commands need: a checkpoint's classes, quiet libraries, JSON and cells of tables."""
+"""What several commands need: a checkpoint's classes, quiet libraries, cells of tables."""
 
-import json
 import sys
 from pathlib import Path
 
-import typer
+from .printable import printable
+from .printing import make_logs_printable
+
+LONGEST_NAME = 200  # characters of a class's name
 
 
-def class_tasks(config: dict) -> list[list[str]]:
-    """Names of the classes of each task, from a checkpoint's config.json."""
-    return [[config["id2label"][str(index)] for index in task] for task in config["tasks"]]
+def class_tasks(config) -> list[list[str]]:
+    """Names of the classes of each task, from a checkpoint's config."""
+    return [[config.id2label[index] for index in task] for task in config.tasks]
 
 
-def read_config(folder: Path) -> dict:
-    """The config.json of a SMoPE checkpoint.
+def read_config(folder: Path):
+    """The config of a SMoPE checkpoint with at least one task.
 
     Raises:
-        ValueError: when it is another model's.
+        ValueError: or StrictDataclassError, naming the file and the field.
     """
-    from .safe_json import read_json
+    from .registry import config_of
 
-    config = read_json(folder / "config.json")
-    if config.get("model_type") not in ("smope", "smope_prompted") or not config.get("tasks"):
+    config = config_of(folder)
+    if not config.tasks:
         raise ValueError(
-            f"{folder} holds a model of type {config.get('model_type')!r} with {len(config.get('tasks') or [])} "
-            "tasks learned; a SMoPE checkpoint with at least one task is needed"
+            f"{folder / 'config.json'} has no tasks: the model has learned nothing yet, and a SMoPE checkpoint with "
+            "at least one task is needed"
         )
     return config
 
@@ -35,40 +37,12 @@ def be_quiet():
     import huggingface_hub
     import transformers
 
+    make_logs_printable(("datasets", "huggingface_hub", "transformers"))
     transformers.utils.logging.set_verbosity_error()
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
         datasets.disable_progress_bars()
         huggingface_hub.utils.disable_progress_bars()
-
-
-def print_json(content: dict | list):
-    """Print JSON on stdout, as every parser takes it."""
-    typer.echo(json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False))
-
-
-def print_table(title: str, columns: dict[str, str], rows: list[list[str] | None]):
-    """Print a table under a title.
-
-    Args:
-        title: line above it.
-        columns: headers, with "left" or "right".
-        rows: cells; None for a rule.
-    """
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from .terminal import ASCII_RULE
-
-    table = Table(box=ASCII_RULE, show_edge=False, pad_edge=False, collapse_padding=True)
-    for header, side in columns.items():
-        table.add_column(header, justify=side, overflow="fold", no_wrap=side == "right")
-    for row in rows:
-        table.add_section() if row is None else table.add_row(*map(Text, row))
-    console = Console(highlight=False)
-    console.print(title, markup=False, style="bold")
-    console.print(table)
 
 
 def ranges(numbers: list[int]) -> str:
@@ -83,7 +57,8 @@ def percent(fraction: float | None) -> str:
 
 
 def names_in_short(names: list[str], width: int = 40) -> str:
-    """Class names in one cell of a table: as many as fit, and how many more there are."""
+    """Class names as they can be shown in one cell of a table: as many as fit, and how many more there are."""
+    names = [printable(name, LONGEST_NAME) for name in names]
     text = ", ".join(names)
     if len(text) <= width:
         return text

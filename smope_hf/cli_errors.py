@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
+from .printing import printable_warnings, say, say_lines
+
 DEBUG = "--debug"
 
 
@@ -20,11 +22,12 @@ class CommandGroup(TyperGroup):
         rest = [part for part in options if part != DEBUG] + arguments[len(options) :]
         extra["standalone_mode"] = False
         try:
-            code = super().main(rest, prog_name or "smope", **extra)
+            with printable_warnings():
+                code = super().main(rest, prog_name or "smope", **extra)
         except Exception as error:
-            if debug:
-                traceback.print_exc()  # Python's own shows no values of variables, a token could be among them
-            print(f"error: {describe(error)}", file=sys.stderr)
+            if debug:  # Python's own traceback shows no values of variables, a token could be among them
+                say_lines(traceback.format_exc().removesuffix("\n"), err=True)
+            say(f"error: {describe(error)}", err=True)
             sys.exit(2)
         sys.exit(code if isinstance(code, int) else 0)
 
@@ -32,6 +35,8 @@ class CommandGroup(TyperGroup):
 def describe(error: Exception) -> str:
     """The message of an error in one line."""
     from huggingface_hub.errors import StrictDataclassError
+
+    from .safe_json import clipped
 
     if isinstance(error, TyperException):
         context = getattr(error, "ctx", None)
@@ -43,7 +48,7 @@ def describe(error: Exception) -> str:
         return describe(error.__cause__)
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    text = _one_line(str(error))
+    text = clipped(_one_line(str(error)))
     expected = (ValueError, OSError, StrictDataclassError, RuntimeError, ImportError)
     if text and isinstance(error, expected):
         return text

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from .cli_options import AsJson, Backbone, ImageColumn, LabelColumn, Revision
+from .printing import print_json, say
 
 
 def evaluate(
@@ -44,7 +45,7 @@ def evaluate(
     """
     from accelerate import PartialState
 
-    from .cli_common import be_quiet, class_tasks, print_json, read_config
+    from .cli_common import be_quiet, class_tasks, read_config
     from .hub import find_checkpoint
     from .image_check import checked_tests
     from .known_tasks import load_known_tests
@@ -71,7 +72,7 @@ def evaluate(
     report = {"model": str(checkpoint), "revision": revision, "data": data, "split": source, **report}
     report["skipped_images"] = [vars(image) for test in tests if test is not None for image in test.skipped]
     for image in report["skipped_images"]:
-        typer.echo(f"skipped row {image['row']} of split {source!r}: {image['reason']}", err=True)
+        say(f"skipped row {image['row']} of split {source!r}: {image['reason']}", err=True)
     print_json(report) if as_json else _print_report(report)
 
 
@@ -79,18 +80,18 @@ def measure(checkpoint, tests: list, batch_size: int, backbone: str | None = Non
     """Accuracy of the checkpoint on each task's images; None where there are none."""
     from accelerate import Accelerator
     from accelerate.utils import tqdm
-    from transformers import AutoImageProcessor
 
     from .augmentation import Normalization
     from .batches import DecodedImages
     from .evaluation import predict
+    from .image_processors import load_image_processor
     from .process_group import end_group_at_exit
 
     accelerator = Accelerator()
     if accelerator.num_processes > 1:
         end_group_at_exit()
+    processor = load_image_processor(checkpoint.folder)
     model = checkpoint.load_model(backbone=backbone).to(accelerator.device)
-    processor = AutoImageProcessor.from_pretrained(checkpoint.folder, backend="pil")
     normalize = Normalization.from_processor(processor)
     accuracies: list[float | None] = []
     for test in tqdm(tests, desc="tasks", disable=not sys.stderr.isatty(), leave=False):
@@ -116,7 +117,8 @@ def summary(tasks: list[list[str]], tests: list, accuracies: list[float | None])
 
 
 def _print_report(report: dict):
-    from .cli_common import names_in_short, percent, print_table
+    from .cli_common import names_in_short, percent
+    from .terminal import print_table
 
     rows = [
         [str(row["task"]), names_in_short(row["classes"]), str(row["images"]), percent(row["accuracy"])]

@@ -27,18 +27,23 @@ def export(
     1e-4 of the largest. ONNX needs the extra: pip install 'smope_hf[export]'.
     """
     from .exporting import FORMATS, check_packages
+    from .output_check import check_replaceable, try_folder
 
     if file_format not in FORMATS:
         raise ValueError(f"--format {file_format} is not allowed. Allowed: {' or '.join(FORMATS)}.")
     check_packages(file_format)
+    try_folder(output, "--output")
+    for name in (FORMATS[file_format], "labels.json", "preprocessor_config.json"):
+        check_replaceable(output / name, name)
 
     from .cli_common import be_quiet
     from .hub import find_checkpoint
+    from .printing import say
 
     be_quiet()
     path, difference = write_folder(find_checkpoint(model, revision), output, file_format, backbone)
     megabytes = path.stat().st_size / 1e6
-    typer.echo(f"{path}: {megabytes:.1f} MB, logits the model's own to {difference:.0e} of the largest")
+    say(f"{path}: {megabytes:.1f} MB, logits the model's own to {difference:.0e} of the largest")
 
 
 def write_folder(checkpoint, output: Path, file_format: str, backbone: str | None = None) -> tuple[Path, float]:
@@ -47,14 +52,13 @@ def write_folder(checkpoint, output: Path, file_format: str, backbone: str | Non
     Returns:
         The model's file, and what `export_model` returns.
     """
-    from transformers import AutoImageProcessor
-
     from .augmentation import processed_size
     from .exporting import FORMATS, export_model
     from .files import write_json
+    from .image_processors import load_image_processor
 
+    processor = load_image_processor(checkpoint.folder)
     model = checkpoint.load_model(backbone=backbone)
-    processor = AutoImageProcessor.from_pretrained(checkpoint.folder, backend="pil")
     output.mkdir(parents=True, exist_ok=True)
     path = output / FORMATS[file_format]
     difference = export_model(model, processed_size(processor), path, file_format)

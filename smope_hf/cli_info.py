@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from .cli_options import AsJson, Revision
+from .printable import printable
+from .printing import LONGEST_LINE, print_json, print_rich, say
 
 
 def info(
@@ -22,7 +24,7 @@ def info(
       smope info runs/cifar100
       smope info me/my-model --revision task-02 --json
     """
-    from .cli_common import be_quiet, print_json
+    from .cli_common import be_quiet
     from .cli_inspect import describe_checkpoint, describe_run
     from .hub import find_checkpoint
 
@@ -35,21 +37,18 @@ def info(
 
 
 def _print_report(report: dict):
-    from rich.console import Console
-
-    console = Console(highlight=False)
     for name, text in _facts(report):
-        console.print(f"{name:<12}  {text}", markup=False, soft_wrap=True)
-    console.print()
+        say(f"{name:<12}  {text}")
+    say("")
     _print_tasks(report["tasks"])
     if report["run"]:
-        console.print()
+        say("")
         _print_run(report["run"])
     if report["routing"]:
-        console.print()
+        say("")
         _print_routing(report["routing"])
     for warning in report["warnings"]:
-        console.print(f"\nwarning: {warning}", markup=False)
+        print_rich("", printable(f"warning: {warning}", LONGEST_LINE))
 
 
 def _facts(report: dict) -> list[tuple[str, str]]:
@@ -87,7 +86,8 @@ def _size(count: int) -> str:
 
 
 def _print_tasks(tasks: list[dict]):
-    from .cli_common import names_in_short, percent, print_table
+    from .cli_common import names_in_short, percent
+    from .terminal import print_table
 
     rows = [[str(task["task"]), names_in_short(task["classes"], 56), percent(task["accuracy"])] for task in tasks]
     title = "Tasks: accuracy in percent after the last one"
@@ -95,7 +95,8 @@ def _print_tasks(tasks: list[dict]):
 
 
 def _print_run(tasks: list[dict]):
-    from .cli_common import percent, print_table
+    from .cli_common import percent
+    from .terminal import print_table
 
     rows = [[task["task"], str(task["num_classes"]), percent(task["average_accuracy"])] for task in tasks]
     title = "Checkpoints of the run: average accuracy in percent at the time"
@@ -103,7 +104,7 @@ def _print_run(tasks: list[dict]):
 
 
 def _print_routing(layers: list[dict]):
-    from .cli_common import print_table
+    from .terminal import print_table
 
     rows = []
     for layer in layers:

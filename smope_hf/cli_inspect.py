@@ -10,7 +10,7 @@ from .checkpoint import ROUTING_FILE, STATE_FILE, load_state, missing_to_go_on, 
 from .checkpoint_guard import read_header
 from .cli_common import class_tasks, ranges, read_config
 from .routing_patterns import balance
-from .state_guard import load_routing
+from .routing_report import load_routing
 
 DEAD_SHARE = 0.5  # of a layer's experts
 MARKED_SHARE = 0.9
@@ -32,15 +32,15 @@ def describe_checkpoint(folder: Path) -> dict:
     parameters = count_parameters(folder)
     report = {
         "folder": str(folder),
-        "base_model": config.get("base_model_name_or_path"),
-        "base_model_revision": config.get("base_model_revision"),
-        "backbone": config["backbone_config"]["model_type"],
+        "base_model": config.base_model_name_or_path,
+        "base_model_revision": config.base_model_revision,
+        "backbone": config.backbone_config.model_type,
         "standalone": "backbone" in parameters,
-        "method": config.get("method", "smope"),
-        **{name: config.get(name) for name in ("num_experts", "top_k", "noise_epsilon", "settings")},
-        "routing_mode": config.get("routing"),
-        "prompt_layers": config["prompt_layers"],
-        "num_layers": config["backbone_config"].get("num_hidden_layers"),
+        "method": getattr(config, "method", "smope"),
+        **{name: getattr(config, name, None) for name in ("num_experts", "top_k", "noise_epsilon", "settings")},
+        "routing_mode": getattr(config, "routing", None),
+        "prompt_layers": config.prompt_layers,
+        "num_layers": config.backbone_config.num_hidden_layers,
         "num_classes": sum(map(len, names)),
         "tasks": [
             {"task": index, "classes": task, "accuracy": accuracy}

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from .printing import say
+
 THEMES = ("light", "dark")
 FORMATS = ("png", "svg")
 COSTS_FILE = "results.csv"
@@ -42,14 +44,19 @@ def plot(
     if output is None and len(runs) > 1:
         raise ValueError("several runs in one picture: give the folder to write it to with --output")
 
+    from .output_check import try_folder
+
+    folder = output or (runs[0] if runs[0].is_dir() else runs[0].parent) / "plots"
+    if output is not None or folder.parent.is_dir():  # a run that is not there is told below
+        try_folder(folder, "the folder of pictures", f"expert_usage-task-01.{file_format}")
+
     from .plots import DARK, LIGHT
 
     pictures = draw_together(runs) if len(runs) > 1 else draw_run(runs[0], every_task)
-    folder = output or (runs[0] if runs[0].is_dir() else runs[0].parent) / "plots"
     for picture in pictures:
         path = folder / f"{picture.name}.{file_format}"
         picture.draw(path, theme={"light": LIGHT, "dark": DARK}[theme])
-        typer.echo(path)
+        say(path)
 
 
 def draw_together(runs: list[Path]) -> list:
@@ -83,5 +90,5 @@ def draw_run(run: Path, every_task: bool) -> list:
         return [Picture("costs", "Final average accuracy over parameters and over GFLOPs.", draw)]
     opened = RunFolder(run)
     if not opened.matrix.is_complete:
-        typer.echo("no average accuracy: not every task was tested after every task", err=True)
+        say("no average accuracy: not every task was tested after every task", err=True)
     return accuracy_pictures(opened) + routing_pictures(opened, every_task)

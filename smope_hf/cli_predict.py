@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .cli_options import AsJson, Backbone, Revision
+from .printing import print_json, say
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
@@ -29,7 +30,7 @@ def predict(
       smope predict runs/cifar100 photo.jpg
       smope predict me/my-model photos/ "more/*.png" --top 1 --json
     """
-    from .cli_common import be_quiet, print_json
+    from .cli_common import be_quiet
     from .hub import find_checkpoint
 
     be_quiet()
@@ -39,9 +40,9 @@ def predict(
         more = "" if len(bad) == 1 else f" and {len(bad) - 1} more images"
         raise ValueError(f"{path}{more} cannot be read: {reason}. --skip-bad goes on without images like that")
     for path, reason in bad:
-        typer.echo(f"skipped {path}: {reason}", err=True)
+        say(f"skipped {path}: {reason}", err=True)
     if bad:
-        typer.echo(f"skipped {len(bad)} of {len(bad) + len(paths)} images", err=True)
+        say(f"skipped {len(bad)} of {len(bad) + len(paths)} images", err=True)
     if not paths:
         raise ValueError(f"none of the {len(bad)} images can be read")
     predictions = list(classify(find_checkpoint(model, revision), paths, top, batch_size, backbone))
@@ -76,12 +77,13 @@ def find_images(names: list[str]) -> list[Path]:
 
 def check_images(paths: list[Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
     """Look at every image once: those that can be used, and the others with the reason."""
-    from .image_reading import UnreadableImage, check_image, read_file, reason_of
+    from .foreign_files import read_bytes
+    from .image_reading import UnreadableImage, check_image, reason_of
 
     good, bad = [], []
     for path in paths:
         try:
-            check_image(read_file(path))
+            check_image(read_bytes(path))
         except (UnreadableImage, OSError) as error:
             bad.append((path, reason_of(error)))
         else:
@@ -95,10 +97,11 @@ def read_image(path: Path):
     Raises:
         ValueError: when the file cannot be used any more, since it was changed behind `check_images`.
     """
-    from .image_reading import UnreadableImage, decode_image, read_file, reason_of
+    from .foreign_files import read_bytes
+    from .image_reading import UnreadableImage, decode_image, reason_of
 
     try:
-        return decode_image(read_file(path))
+        return decode_image(read_bytes(path))
     except (UnreadableImage, OSError) as error:
         raise ValueError(
             f"{path} has changed since all images were looked at: {reason_of(error)}. Put it back, or leave it out, "
@@ -110,13 +113,15 @@ def classify(
     checkpoint, paths: list[Path], top: int, batch_size: int, backbone: str | None = None
 ) -> Iterator[list[dict]]:
     """The best classes of each image with their probabilities, best first."""
-    from transformers import AutoImageProcessor, pipeline
+    from transformers import pipeline
 
-    processor = AutoImageProcessor.from_pretrained(checkpoint.folder, backend="pil")
+    from .image_processors import load_image_processor
+
+    processor = load_image_processor(checkpoint.folder)
     model = checkpoint.load_model(backbone=backbone)
     if getattr(model.config, "output_router_scores", False):  # of each layer, which a pipeline takes for each image's
         model.config.output_router_scores = False
-    classifier = pipeline("image-classification", model=model, image_processor=processor)
+    classifier = pipeline("image-classification", model=model, image_processor=processor, trust_remote_code=False)
     top = min(top, classifier.model.config.num_labels)
     for start in range(0, len(paths), batch_size):
         images = [read_image(path) for path in paths[start : start + batch_size]]
@@ -125,7 +130,7 @@ def classify(
 
 
 def _print_table(paths: list[Path], predictions: list[list[dict]]):
-    from .cli_common import print_table
+    from .terminal import print_table
 
     rows = [
         ["" if place else str(path), entry["label"], f"{100 * entry['score']:.1f}"]

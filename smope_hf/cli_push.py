@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from .printing import say
+
 
 def push(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run.")],
@@ -46,5 +48,5 @@ def push(
         raise ValueError(f"{folder} is no folder: give the folder of a run, which holds task-01/ and so on")
     options = {"private": private, "include_backbone": include_backbone, "backbone": backbone}
     options |= {"remote_code": remote_code, "onto": onto, "license": license}
-    pushed = push_run(folder, repository, report=typer.echo, **options)
-    typer.echo(f"The newest task: {pushed[-1].url}")
+    pushed = push_run(folder, repository, report=say, **options)
+    say(f"The newest task: {pushed[-1].url}")

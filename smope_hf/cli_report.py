@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from .printing import say
+
 
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of runs, or of tasks.")],
@@ -27,11 +29,15 @@ def report(
         raise ValueError("several runs in one report: give the file to write it to with --output")
     if output is not None and output.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--output {output} is not allowed. Allowed: a file that ends in .html.")
+    from .output_check import try_file
+
+    if output is not None or runs[0].is_dir():
+        try_file(output or runs[0] / "report.html", "the report")
     if len(runs) > 1:
         from .comparison_report import write_comparison
 
-        typer.echo(write_comparison(runs, output))
+        say(write_comparison(runs, output))
     else:
         from .run_report import write_report
 
-        typer.echo(write_report(runs[0], output))
+        say(write_report(runs[0], output))

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from .cli_options import given, with_options
+from .printing import say_once
 from .run_arguments import (
     RUN_ARGUMENTS,
     DataArguments,
@@ -45,9 +46,9 @@ def train(
     be_quiet()
     args.disable_progress = args.disable_progress or not sys.stderr.isatty()
     trainer = load_trainer(model_args, data, args)
-    trainer.accelerator.print(f"{trainer.stream!r} on {model_args.backbone}")
+    say_once(trainer.accelerator, f"{trainer.stream!r} on {model_args.backbone}")
     if data.yardsticks:
         trainer.yardsticks = run_yardsticks(trainer)
     trainer.train()
-    trainer.accelerator.print(f"Checkpoints, metrics and plots: {args.output_dir}")
+    say_once(trainer.accelerator, f"Checkpoints, metrics and plots: {args.output_dir}")
     trainer.accelerator.end_training()

@@ -11,7 +11,19 @@ import numpy as np
 from .metrics import metrics_where_measured
 from .plot_style import rounded_range
 from .plots import plot_accuracy_matrix
-from .report_html import NUMBER, TEXT, counted, duration, embedded, percent, shown_value, table, write_html
+from .printable import printable
+from .report_html import (
+    LONGEST_TEXT,
+    NUMBER,
+    TEXT,
+    counted,
+    duration,
+    embedded,
+    percent,
+    shown_value,
+    table,
+    write_html,
+)
 from .run_folder import RunFolder, open_runs
 from .run_groups import RunGroup, by_protocol, different_settings, group_runs, settings_of
 from .run_pictures import Picture, curve_pictures
@@ -54,7 +66,7 @@ def _part(runs: dict[str, RunFolder], first: RunFolder, index: int | None) -> di
     """What the template shows of runs on the same tasks; index of the part, None where it is the only one."""
     groups = group_runs(runs)
     run = groups[0].first
-    source = run.manifest["name"] if run.manifest else "tasks without a manifest"
+    source = printable(run.manifest["name"], LONGEST_TEXT) if run.manifest else "tasks without a manifest"
     count = max(len(run.matrix) for run in runs.values())
     differences = []
     if index and first.manifest and run.manifest:
@@ -67,7 +79,7 @@ def _part(runs: dict[str, RunFolder], first: RunFolder, index: int | None) -> di
     return {
         "name": f"{source}: {counted(count, 'task')}{_which(run, index)}",
         "protocol_hash": run.protocol_hash,
-        "differences": differences,
+        "differences": [printable(difference, LONGEST_TEXT) for difference in differences],
         "results": _results(groups),
         "warnings": _warnings(groups),
         "pictures": embedded(_numbered(curve_pictures(complete), index or 0)) if complete else [],

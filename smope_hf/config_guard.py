@@ -6,22 +6,32 @@ import re
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
-from .safe_json import ADVICE, check_values, read_json, shown
+from .config_fields import REFUSED
+from .field_checks import MAX_TASKS
+from .safe_json import ADVICE, check_values, clipped, read_json, shown
 
 MAX_CONFIG_BYTES = 16 * 2**20
 MAX_CLASSES = 10**5
 BACKBONE_OPTION = "from_pretrained(..., backbone=name_or_path), on a command line --backbone"
 MAX_SIZE = 2**18  # of any number in a backbone's config; keeps every product of sizes within 64 bits
 MAX_SIZES = {"num_hidden_layers": 1024, "num_channels": 1024, "patch_size": 4096, "num_attention_heads": 4096}
-FORBIDDEN = {
-    "transformers_weights": "it would name another file to read weights from",
-    "quantization_config": "SMoPE runs on weights that are not quantised",
-}
+PRECISIONS = ("float32", "bfloat16", "float16", "float64")
 COMPARED = (
     "model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "mlp_ratio",
     "image_size", "patch_size", "num_channels",
 )  # fmt: skip
+REVISION = re.compile(r"[A-Za-z0-9_][\w./+-]{0,254}", re.ASCII)
 REPOSITORY = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?", re.ASCII)
+
+
+def read_config_content(path: str | os.PathLike) -> dict:
+    """What a config.json holds, of one of our models or of a base model, within the limits of all JSON.
+
+    Raises:
+        ValueError: naming the file and the field.
+        OSError: when it cannot be read.
+    """
+    return read_json(path, MAX_CONFIG_BYTES)
 
 
 def read_config(config_class, path: str | os.PathLike, fields: dict | None = None):
@@ -33,20 +43,31 @@ def read_config(config_class, path: str | os.PathLike, fields: dict | None = Non
         fields: fields to set in place of the file's.
 
     Raises:
-        ValueError: or StrictDataclassError, naming the field.
+        ValueError: naming the file and the field.
     """
-    content = read_json(path, MAX_CONFIG_BYTES)
+    content = read_config_content(path)
     if content.get("model_type") != config_class.model_type:
         raise ValueError(
-            f"{path} is of a model of type {shown(content.get('model_type'))}, not of a SMoPE model "
+            f"{path}: model_type is {shown(content.get('model_type'))}, not that of a SMoPE model "
             f"({config_class.model_type!r}). Give a checkpoint that smope_hf has saved."
         )
+    return config_from(content, config_class, path, fields)
+
+
+def config_from(content: dict, config_class, path: str | os.PathLike, fields: dict | None = None):
+    """The config that a file's content makes; arguments as for `read_config`.
+
+    Raises:
+        ValueError: naming the file and the field.
+    """
     try:
         return config_class.from_dict(content, **(fields or {}))
-    except (ValueError, StrictDataclassError):
-        raise
     except Exception as error:  # of the backbone's own config class, which may fail in any way on wrong types
-        raise ValueError(f"{path} makes no config: {type(error).__name__}: {error}. {ADVICE}") from error
+        text = clipped(" ".join(str(error).split()), 800)
+        if text.startswith("config.json: "):
+            raise ValueError(f"{path}{text.removeprefix('config.json')}") from error
+        kind = "" if isinstance(error, (ValueError, StrictDataclassError)) else f"{type(error).__name__}: "
+        raise ValueError(f"{path} makes no config: {kind}{text} {ADVICE}") from error
 
 
 def check_config(content: dict, source: str = "config.json"):
@@ -59,6 +80,7 @@ def check_config(content: dict, source: str = "config.json"):
     check_forbidden(content, source)
     check_precision(content, source)
     check_label_counts(content, source)
+    check_revision(content, source)
     for name, fits in (("id2label", _is_label_table), ("label2id", _is_id_table), ("tasks", _is_task_list)):
         value = content.get(name)
         _require(source, name, value, value is None or fits(value), "ids 0, 1, ... and names of classes")
@@ -74,22 +96,31 @@ def check_forbidden(content: dict, source: str):
     Raises:
         ValueError: naming the field.
     """
-    for name, reason in FORBIDDEN.items():
+    for name, reason in REFUSED.items():
         _require(source, name, content.get(name), content.get(name) is None, f"nothing, as {reason}")
 
 
 def check_precision(content: dict, source: str):
-    """Check that `dtype` names a number type of torch: transformers looks the text up among all that torch has.
+    """Check that `dtype` names a type that a model runs in: transformers looks the text up among all that torch has.
 
     Raises:
         ValueError: naming the field.
     """
     for name in ("dtype", "torch_dtype"):
         value = content.get(name)
-        found = getattr(torch, value, None) if isinstance(value, str) else value
-        _require(
-            source, name, value, found is None and value is None or isinstance(found, torch.dtype), "float32, ..."
-        )
+        fits = value is None or isinstance(value, torch.dtype) or (isinstance(value, str) and value in PRECISIONS)
+        _require(source, name, value, fits, f"one of {', '.join(PRECISIONS)}")
+
+
+def check_revision(content: dict, source: str):
+    """Check that `base_model_revision` is a branch, tag or commit: it becomes part of paths in the Hub's cache.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    value = content.get("base_model_revision")
+    fits = value is None or (isinstance(value, str) and REVISION.fullmatch(value) and ".." not in value)
+    _require(source, "base_model_revision", value, bool(fits), "a branch, tag or commit of the Hub")
 
 
 def check_label_counts(content: dict, source: str):
@@ -168,8 +199,12 @@ def _is_id_table(value) -> bool:
 
 
 def _is_task_list(value) -> bool:
-    return isinstance(value, (list, tuple)) and all(
-        isinstance(task, (list, tuple)) and all(_is_size(index, MAX_CLASSES) for index in task) for task in value
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) <= MAX_TASKS
+        and all(
+            isinstance(task, (list, tuple)) and all(_is_size(index, MAX_CLASSES) for index in task) for task in value
+        )
     )
 
 

@@ -4,16 +4,15 @@ from dataclasses import fields
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
-from transformers.utils import logging
 
 from .backbones import FAMILIES, family_of
+from .config_fields import model_fields
 from .config_guard import check_backbone_sizes, check_config
 from .named_settings import check_names
-
-logger = logging.get_logger(__name__)
-
+from .safe_json import clipped, shown
 
 # What transformers takes in a config beside its fields.
 OTHER_NAMES = (
@@ -89,23 +88,25 @@ class IncrementalConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
-        """As in transformers, once the content has no number or text that would take memory or fail without a name.
+        """As in transformers, but of the content only what says what the model is (`smope_hf.config_fields`).
 
-        Fields of a later version of transformers or of this package are kept as they are, with a warning.
+        Other fields, as of a later version of transformers or of this package, are left out with a warning.
 
         Raises:
-            ValueError: naming the field, the value and what is allowed.
+            ValueError: for a number or text that would take memory or fail later, naming the field, the value and what
+                is allowed.
         """
         check_config(config_dict)
-        known = cls.known_names()
-        later = {name: value for name, value in config_dict.items() if name not in known and not name.startswith("_")}
-        if later:
-            logger.warning(f"config.json has fields that this version does not use: {', '.join(sorted(later))}.")
-        found = super().from_dict({name: value for name, value in config_dict.items() if name not in later}, **kwargs)
-        config = found[0] if isinstance(found, tuple) else found
-        for name, value in later.items():
-            setattr(config, name, value)
-        return found
+        taken = model_fields(config_dict, cls.model_type, "config.json")
+        try:
+            return super().from_dict(taken, **kwargs)
+        except StrictDataclassError as error:
+            raise ValueError(f"config.json: {clipped(' '.join(str(error).split()), 800)}") from error
+
+    @classmethod
+    def from_json_file(cls, json_file: str):
+        """As in transformers, with the checks of `from_dict`."""
+        return cls.from_dict(cls._dict_from_json_file(json_file))
 
     def to_dict(self) -> dict:
         """As in transformers, without the folder that the backbone was loaded from: a checkpoint may be shared."""
@@ -157,4 +158,6 @@ class IncrementalConfig(PreTrainedConfig):
     def check(self, name: str, value, allowed: bool, what_is_allowed: str):
         """Refuse a field's value."""
         if not allowed:
-            raise ValueError(f"{type(self).__name__}.{name} = {value!r} is not allowed. Allowed: {what_is_allowed}.")
+            raise ValueError(
+                f"{type(self).__name__}.{name} = {shown(value)} is not allowed. Allowed: {what_is_allowed}."
+            )

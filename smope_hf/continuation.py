@@ -1,15 +1,13 @@
 """Going on from a checkpoint: a trainer for more classes, out of what the checkpoint carries."""
 
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
-
-from transformers import AutoImageProcessor
 
 from .callbacks import ContinualCallback
 from .checkpoint import (
     MANIFEST_FILE,
     STATISTICS_FILE,
+    check_own_run,
     load_manifest,
     load_state,
     load_statistics,
@@ -17,9 +15,11 @@ from .checkpoint import (
     statistics_hash,
     task_folder,
 )
+from .checkpoint_source import CheckpointSource, find_checkpoint
 from .continued_stream import ContinuedStream
-from .hub_files import CheckpointSource, find_checkpoint
-from .named_settings import nearest_name
+from .image_processors import load_image_processor
+from .recipe_guard import arguments_to_go_on
+from .run_place import check_begun
 from .run_state import RunState
 from .task_split import TaskSplit
 from .tasks import TaskStream
@@ -55,7 +55,9 @@ def continue_from(
         callbacks: told what happens.
         token: for private repositories. Default: the one of `hf auth login` or HF_TOKEN.
         **settings: fields of [`ContinualTrainingArguments`] that are to differ from the checkpoint's recipe and its
-            `eval_batch_size`. Of the recipe `compare_alignments` is left out, which needs a run from the first task.
+            `eval_batch_size`, and those that no checkpoint decides (`smope_hf.training_args.OWN`), such as
+            `push_to_hub`. Of the recipe `compare_alignments` is left out, which needs a run from the first task. What
+            takes time or memory is taken up to a limit (`smope_hf.recipe_guard.MOST`); more must be given here.
             Behind two tasks or more, an `alignment` that begins with the head's rows as trained ("none", "gaussian",
             "gaussian-full") cannot follow one in closed form ("lda", "ncm"); the reverse can.
 
@@ -70,8 +72,12 @@ def continue_from(
     saved = load_state(source.folder)
     learned = load_manifest(source.folder)
     statistics, usage_history = load_statistics(source.folder)
-    args = _arguments(_settings_of(saved), source.folder, {**settings, "output_dir": str(output_dir)})
+    args = arguments_to_go_on(saved, source.folder, {**settings, "output_dir": str(output_dir)})
     continued = ContinuedStream(learned, stream, old_tests)
+    image_processor = load_image_processor(source.folder)
+    num_known, follows = len(learned["tasks"]), statistics_hash(source.folder)
+    check_own_run(output_dir, num_known, follows)  # before a base model is loaded
+    check_begun(output_dir, resume, num_known)
     model = source.load_model(backbone=backbone, **({"token": token} if token else {}))
     if "alignment" in settings:
         check_alignment(args.alignment, model.closed_form)
@@ -84,8 +90,7 @@ def continue_from(
         "commit": source.commit,
         "num_tasks": len(learned["tasks"]),
     }
-    state.follows = statistics_hash(source.folder)
-    image_processor = AutoImageProcessor.from_pretrained(source.folder, backend="pil")
+    state.follows = follows
     trainer = trainer_class(model, args, continued, image_processor, callbacks, state=state)
     trainer.logged_steps = saved["logged_steps"]
     source.check_unchanged()
@@ -131,35 +136,6 @@ def checkpoint_to_continue(
     same = added == [list(task.class_names) for task in stream][: len(added)]
     before = task_folder(checkpoint, origin["num_tasks"] - 1)
     return find_checkpoint(before) if same and before.is_dir() else source
-
-
-def _settings_of(saved: dict) -> dict:
-    """The recipe of a saved run, and the batches that its class statistics were summed up in: they round by them."""
-    size = saved.get("eval_batch_size")  # which older checkpoints lack
-    return saved["recipe"] if size is None else {**saved["recipe"], "eval_batch_size": size}
-
-
-def _arguments(recipe: dict, folder: Path, settings: dict) -> ContinualTrainingArguments:
-    """The checkpoint's recipe with the caller's settings over it."""
-    known = [field.name for field in fields(ContinualTrainingArguments)]
-    unknown = [name for name in recipe if name not in known]
-    if unknown:
-        raise ValueError(
-            f"The recipe in {folder} has the settings {unknown}, which this version of smope_hf does not know. "
-            "Install the version that wrote it; the model card names it."
-        )
-    wrong = [name for name in settings if name not in known]
-    if wrong:
-        nearest = " ".join(filter(None, (nearest_name(name, known) for name in wrong)))
-        raise ValueError(f"{wrong} are no training settings. {nearest or 'There are: ' + ', '.join(known) + '.'}")
-    kept = {name: value for name, value in recipe.items() if name not in settings and name != "compare_alignments"}
-    try:
-        return ContinualTrainingArguments(**kept, **settings)
-    except ValueError as error:
-        refused = [name for name in kept if f"ContinualTrainingArguments.{name} = " in str(error)]
-        if not refused:
-            raise
-        raise ValueError(f"{error} It is from the recipe in {folder}: set {refused[0]} too.") from error
 
 
 def _check_comparable(alignment: str, recipe: dict, num_tasks: int, source: CheckpointSource):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .task_manifest import build_manifest, describe_split, describe_task, skipped_images
+from .task_manifest import build_manifest, describe_split, describe_task, earlier_runs, skipped_images
 from .task_split import Task, TaskSplit
 from .tasks import TaskStream
 
@@ -74,7 +74,11 @@ class ContinuedStream(Sequence[Task]):
         return ContinuedStream(self.learned, self.stream.with_splits(change), tests)
 
     def manifest(self) -> dict[str, Any]:
-        """As `TaskStream.manifest`, over learned and new tasks; `information.continues` tells of the learned ones."""
+        """As `TaskStream.manifest`, over learned and new tasks.
+
+        Of the runs that taught the learned ones `information.continues` tells of the last, `information.earlier` of
+        those before it, the oldest first: however many there are, the manifest does not nest deeper.
+        """
         if self._manifest is None:
             count = len(self.learned["tasks"])
             tasks = [_with_test(entry, task) for entry, task in zip(self.learned["tasks"], self._tasks)]
@@ -83,9 +87,10 @@ class ContinuedStream(Sequence[Task]):
             before = {key: value for key, value in self.learned.items() if key != "tasks"}
             skipped = self.learned["information"].get("skipped_images", [])
             skipped = skipped + [image for image in skipped_images(self) if image not in skipped]
-            information = {
-                **manifest["information"], "skipped_images": skipped, "continues": {"num_tasks": count, **before},
-            }  # fmt: skip
+            *earlier, last = earlier_runs({"continues": {"num_tasks": count, **before}})
+            information = {**manifest["information"], "skipped_images": skipped, "continues": last}
+            if earlier:
+                information["earlier"] = earlier
             self._manifest = {**manifest, "name": self.name, "information": information}
         return copy.deepcopy(self._manifest)
 

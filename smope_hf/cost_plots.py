@@ -1,20 +1,23 @@
 """Methods against what they cost: final average accuracy over parameters and over GFLOPs."""
 
-import csv
 import math
 import os
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from .plot_style import FONT, LIGHT, name_axes, new_figure, save
+from .foreign_files import read_table
+from .plot_style import FONT, LIGHT, drawable, name_axes, new_figure, save
+from .safe_json import shown
 
 _MARKERS = "osD^vPX"
 _NUMBERS = ("FAA", "FAA std", "parameters", "GFLOPs train", "GFLOPs test")
 _OPTIONAL = "FAA std"
+_MOST_METHODS, _LARGEST = 100, 1e18
 
 
 def read_costs(path: str | os.PathLike) -> list[dict]:
@@ -31,13 +34,15 @@ def read_costs(path: str | os.PathLike) -> list[dict]:
         ValueError: a column or a number is missing, or is no number; the message names file, method and column.
         OSError: the file cannot be read.
     """
-    with open(path, newline="", encoding="utf-8") as file:
-        lines = list(csv.DictReader(file))
-    if not lines:
+    header, *rows = [row for row in read_table(path) if row] or [[]]
+    if not rows:
         raise ValueError(f"{path} holds no method: a header and one line for each method are needed")
-    missing = [name for name in ("method", *_NUMBERS) if name not in lines[0]]
+    if len(rows) > _MOST_METHODS:
+        raise ValueError(f"{path} holds {len(rows)} methods, and at most {_MOST_METHODS} are read")
+    missing = [name for name in ("method", *_NUMBERS) if name not in header]
     if missing:
         raise ValueError(f"{path} has no column {missing[0]!r}: take the results.csv of examples/benchmark.py")
+    lines = [dict(zip_longest(header, row[: len(header)])) for row in rows]
     rows = [{"method": line["method"], **{name: _number(line, name, path) for name in _NUMBERS}} for line in lines]
     best: dict[str, dict] = {}
     for row in rows:
@@ -54,8 +59,11 @@ def _number(line: Mapping[str, str], name: str, path: str | os.PathLike) -> floa
         value = float(text)
     except (TypeError, ValueError):
         value = math.nan
-    if not math.isfinite(value) or value < 0:
-        raise ValueError(f"{path}: {name} of method {line['method']!r} is {text!r}. Allowed: a number from 0 on.")
+    if not 0 <= value <= _LARGEST:
+        raise ValueError(
+            f"{path}: {name} of method {shown(line['method'])} is {shown(text)}. Allowed: a number from 0 to "
+            f"{_LARGEST:g}."
+        )
     return value
 
 
@@ -118,6 +126,7 @@ def plot_costs(
 
 
 def _short(name: str) -> str:
+    name = drawable(name)
     return name if len(name) <= 36 else name[:33] + "..."
 
 

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from .accuracy_matrix import AccuracyMatrix
 from .metrics import average_accuracies, forgetting_over_tasks
-from .plot_style import FONT, LIGHT, name_axes, new_figure, percent_axis, save, task_ticks
+from .plot_style import FONT, LIGHT, drawable, name_axes, new_figure, percent_axis, save, task_ticks
 
 MARKERS = "osD^vPX"
 _DASHES = ("-", "--", ":", "-.")
@@ -52,6 +52,7 @@ def label_line_ends(axes: Axes, ends: Sequence[tuple[str, float, float, str]], t
     """Write each line's name and last value beside the axes, tied to its end (x, y), without overlap."""
     labels = []
     for name, x, y, colour in ends:
+        name = drawable(name)
         short = textwrap.shorten(name, 28, placeholder="...") if " " in name else name[:28]
         line = {"arrowstyle": "-", "color": colour, "linewidth": 0.9, "relpos": (0, 0.5), "shrinkA": 0, "shrinkB": 3}
         label = axes.annotate(

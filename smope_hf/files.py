@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .file_lock import NO_LOCKS, try_lock
+
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
@@ -19,24 +21,70 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         path: the file to appear whole or not at all; missing parent folders are made.
 
     Returns:
-        Context manager of the temporary path.
+        Context manager of the temporary path, an empty file that the block writes.
+
+    Raises:
+        OSError: when it cannot be written, or the block leaves it empty.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        yield temporary
-        sync(temporary)
-        os.replace(temporary, target)
+        with _in_use(temporary):
+            yield temporary
+            if temporary.stat().st_size == 0:
+                raise OSError(f"{target} was not written: nothing came.")
+            sync(temporary)
+            if os.name != "nt":  # Windows moves no open file
+                os.replace(temporary, target)
+        if os.name == "nt":
+            os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def _in_use(temporary: Path) -> Iterator[None]:
+    """Make a temporary file, and let `remove_temporary` of other processes see that it is alive."""
+    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+    try:
+        if os.name != "nt":  # there nobody can remove an open file
+            _locked(handle, shared=True)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _locked(handle: int, shared: bool = False) -> bool:
+    """Whether a file is locked now; True also where the file system has no locks, and nobody could tell."""
+    try:
+        return try_lock(handle, shared)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return True
+
+
 def remove_temporary(folder: Path):
-    """Delete the temporary files that `atomic_path` leaves in a folder when its process is killed."""
+    """Delete the temporary files that `atomic_path` leaves in a folder when its process is killed.
+
+    Those of living processes stay, on file systems with locks.
+    """
     for path in folder.glob(".*.tmp"):
-        if TEMPORARY.fullmatch(path.name):
+        if TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink() and not _is_alive(path):
             path.unlink(missing_ok=True)
+
+
+def _is_alive(temporary: Path) -> bool:
+    """Whether a process is writing a temporary file; one that is gone by now is none to remove either."""
+    try:
+        handle = os.open(temporary, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    except (FileNotFoundError, PermissionError):
+        return True
+    try:
+        return not _locked(handle)
+    finally:
+        os.close(handle)
 
 
 def sync(path: str | os.PathLike):

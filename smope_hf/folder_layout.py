@@ -16,8 +16,10 @@ import pyarrow.compute as pc
 from datasets.data_files import NON_WORDS_CHARS, SPLIT_KEYWORDS
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
+from .foreign_files import open_regular
 from .named_settings import some_names
 
+_MOST_OF_A_CARD = 2**20  # its settings stand at its beginning
 _WORDS = "|".join(word for words in SPLIT_KEYWORDS.values() for word in words)
 SPLIT_FOLDER = re.compile(rf"(.*[{NON_WORDS_CHARS}])?({_WORDS})([{NON_WORDS_CHARS}].*)?")
 
@@ -52,7 +54,10 @@ def has_own_configuration(folder: Path) -> bool:
     card = folder / datasets.config.REPOCARD_FILENAME
     if (folder / datasets.config.REPOYAML_FILENAME).exists():
         return True
-    text = card.read_text(errors="replace") if card.is_file() else ""
+    text = ""
+    if card.is_file():
+        with open_regular(card) as file:
+            text = file.read(_MOST_OF_A_CARD).decode(errors="replace")
     return re.match(r"---\s*\n((?!---).*\n)*?configs:", text) is not None
 
 

@@ -12,13 +12,24 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from huggingface_hub import CommitOperationDelete, GitCommitInfo, HfApi
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 
 from .checkpoint import saved_tasks, task_index
+from .checkpoint_source import find_checkpoint as find_checkpoint
+from .checkpoint_source import local_checkpoint as local_checkpoint
 from .checksums import CHECKSUMS_FILE, listed
-from .hub_files import MARK, StagedTask, check_can_be_shared, is_checkpoint_file, remote_files, stage, statistics_hash
-from .hub_files import find_checkpoint as find_checkpoint
-from .hub_files import local_checkpoint as local_checkpoint
+from .hub_answers import LONGEST_ANSWER, asked_to_wait, explain, read_answer
+from .hub_files import (
+    MARK,
+    StagedTask,
+    check_can_be_shared,
+    check_processor,
+    is_checkpoint_file,
+    remote_files,
+    stage,
+    statistics_hash,
+)
+from .printable import printable
 from .registry import config_of
 from .staged_upload import ChangedFileError, additions
 
@@ -91,7 +102,7 @@ def push_run(
     Raises:
         FileNotFoundError: when the folder holds no task.
         ValueError: when nobody else could load the model as it is; the message says which option helps. Also for a
-            `backbone` that is not to be included.
+            `backbone` that is not to be included, and an image processor that is not allowed.
         PushConflictError: when the repository holds other commits, or other models under these tags.
         PushError: when the Hub refuses or cannot be reached, after some attempts.
     """
@@ -105,6 +116,7 @@ def push_run(
         )
     for folder in folders:
         check_can_be_shared(config_of(folder), include_backbone, remote_code)
+        check_processor(folder)
     repo_id = open_repository(repo_id, private=private, token=token, report=report)
     pushed: list[PushedTask] = []
     with TemporaryDirectory() as scratch:
@@ -256,7 +268,8 @@ class _Push:
             return
         if before is None and set(remote_files(self.api, self.repo_id, head.commit_id)) <= {".gitattributes"}:
             return
-        author = f" by {', '.join(head.authors)}" if head.authors else ""
+        author = f" by {printable(', '.join(head.authors), LONGEST_ANSWER)}" if head.authors else ""
+        title = printable(head.title, LONGEST_ANSWER)
         advice = "Push to another repository."
         if not a_task:
             advice = (
@@ -264,7 +277,7 @@ class _Push:
                 "to another repository."
             )
         raise PushConflictError(
-            f"{self.repo_id} has moved on: its newest commit is {head.commit_id} ({head.title!r}{author}), which is "
+            f"{self.repo_id} has moved on: its newest commit is {head.commit_id} ({title!r}{author}), which is "
             f"not {'the task before ' + self.task.tag if before else 'of this run'}. Nothing was overwritten. {advice}"
         )
 
@@ -295,44 +308,13 @@ def _patiently(act: Callable[[], str], repo_id: str, report: Callable[[str], Non
         except OfflineModeIsEnabled as error:
             raise PushError("HF_HUB_OFFLINE is set, so nothing can be pushed. Unset it, and push again.") from error
         except (HTTPError, OSError, RuntimeError) as error:
-            status, problem = _read(error)
+            status, problem = read_answer(error)
             if status is None and problem is None:
                 raise
             passing = status in PASSING or status in (409, 412) or status is None
             if not passing or delay is None:
-                raise PushError(_explain(status, problem, repo_id)) from error
+                raise PushError(explain(status, problem, repo_id)) from error
             wait = delay if status not in (409, 412) else 0.1
             report(f"The Hub {f'answered {status}' if status else 'did not answer'}; trying again in {wait} s")
-            time.sleep(max(wait, _asked_to_wait(error)))
+            time.sleep(max(wait, asked_to_wait(error)))
     raise AssertionError("the last attempt returns or raises")
-
-
-def _read(error: BaseException | None) -> tuple[int | None, str | None]:
-    """Status and message of the answer behind an error; no status where none came, no message where it is no such."""
-    while error is not None:
-        if isinstance(error, HfHubHTTPError):
-            return error.response.status_code, error.server_message or str(error).splitlines()[0]
-        if isinstance(error, (HTTPError, ConnectionError, TimeoutError)):
-            return None, f"{type(error).__name__}: {error}"
-        error = error.__cause__
-    return None, None
-
-
-def _asked_to_wait(error: BaseException) -> float:
-    response = getattr(error, "response", None)
-    seconds = "" if response is None else response.headers.get("Retry-After", "")
-    return min(float(seconds), 60.0) if seconds.isdigit() else 0.0
-
-
-def _explain(status: int | None, problem: str, repo_id: str) -> str:
-    if status == 401:
-        return f"The Hub knows no token that may write to {repo_id}: run `hf auth login`, or set HF_TOKEN. ({problem})"
-    if status == 403:
-        return f"This token may not write to {repo_id}. Take one with write access, or another repository. ({problem})"
-    if status == 404:
-        return f"The Hub has no {repo_id} that this token can see. Check the name, and the token's access. ({problem})"
-    if status in (409, 412):
-        return f"{repo_id} keeps changing while this push runs. Nothing was overwritten. Try again later. ({problem})"
-    if status is None:
-        return f"The Hub could not be reached; {repo_id} has the last state that was pushed whole. ({problem})"
-    return f"The Hub answered {status} for {repo_id}, whose last whole state is unchanged. ({problem})"

@@ -1,53 +1,43 @@
-"""The files of a checkpoint on their way to and from the Hub."""
+"""The files of a checkpoint on their way to the Hub."""
 
 import hashlib
-import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import HfApi
 from huggingface_hub.hf_api import RepoFile
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from .backbones import EMBEDDED
 from .checkpoint import (
-    MANIFEST_FILE,
-    ROUTING_FILE,
-    STATE_FILE,
     STATISTICS_FILE,
     load_manifest,
     load_state,
-    saved_tasks,
     task_folder,
     task_index,
 )
+from .checkpoint_guard import inside
+from .checkpoint_source import CONFIG_FILE, FILES, LOADED, PROCESSOR
 from .checksums import CHECKSUMS_FILE, check_file, listed, sha256, write_checksums
+from .config_fields import CODE, shareable
+from .config_guard import read_config_content
 from .files import write_json
+from .foreign_files import check_regular, read_bytes
+from .image_processors import find_image_processor
 from .model_card import PICTURE, card_of, is_hub_id
 from .modeling_incremental import IncrementalClassifier
 from .pretrained import WEIGHTS, holds_backbone
+from .printable import printable
 from .registry import MODEL_CLASSES, config_of
-from .safe_json import read_json
-from .unchanged_files import Identity, check_unchanged, identities
+from .unchanged_files import check_unchanged, identities
 
+LONGEST_NAME = 80  # characters of a class's name in a commit's message
 MARK = "smope-checkpoint: "  # before the hash in a commit's message
-LOADED = (".json", ".safetensors")  # endings of what a model is loaded from
-CARD_FILE, CONFIG_FILE = "README.md", "config.json"
+CARD_FILE = "README.md"
 WITH_BACKBONE = (  # how to ask for it, in Python and on the command line
     "include_backbone (--include-backbone of `smope push`, --hub-include-backbone of `smope train` and `smope "
     "add-classes`)"
 )
-PROCESSOR = ("preprocessor_config.json", "processor_config.json")
-FILES = (CONFIG_FILE, *WEIGHTS, STATISTICS_FILE, ROUTING_FILE, STATE_FILE, MANIFEST_FILE, *PROCESSOR, CHECKSUMS_FILE)
-
-
-# ---------------------------------------------------------------------- to the Hub
 
 
 @dataclass(frozen=True)
@@ -130,6 +120,19 @@ def check_can_be_shared(config, include_backbone: bool, remote_code: bool):
         )
 
 
+def check_processor(folder: Path):
+    """Refuse to push an image processor that nobody could load, or one that names somebody's code.
+
+    Args:
+        folder: of the task; one without an image processor passes.
+
+    Raises:
+        ValueError: naming the file and the field.
+    """
+    if any((folder / name).is_file() for name in PROCESSOR):
+        find_image_processor(str(folder))
+
+
 def stage(
     folder: Path,
     repo_id: str,
@@ -153,10 +156,14 @@ def stage(
         license: for the card.
 
     Raises:
-        ValueError: when a file of the folder is not the one that was saved, or changes meanwhile.
+        ValueError: when a file of the folder is not the one that was saved, or changes meanwhile, or leads out of the
+            folder, such as a link to one that is nobody's business.
+        OSError: for one that is no regular file.
     """
     scratch.mkdir(parents=True)
-    files = {path.name: path for path in sorted(folder.iterdir()) if is_checkpoint_file(path.name)}
+    files = {path.name: inside(folder, path) for path in sorted(folder.iterdir()) if is_checkpoint_file(path.name)}
+    for path in files.values():
+        check_regular(path)
     seen = identities(file for file in files.values() if file.suffix in LOADED)
     for file in seen:  # its hash is taken anew below, which must not make a damaged file a sound one
         check_file(file)
@@ -171,9 +178,11 @@ def stage(
             model.config.base_model_name_or_path = None  # a folder's place is nobody's business
         model.save_pretrained(scratch, include_backbone=True)
         model_files = scratch
+    content = read_config_content(model_files / CONFIG_FILE)
+    shared = shareable(content, config.model_type) | ({"auto_map": auto_map(model_class)} if remote_code else {})
+    if shared != content:
+        write_json(scratch / CONFIG_FILE, shared)
     if remote_code:
-        content = json.loads((model_files / CONFIG_FILE).read_text(encoding="utf-8"))
-        write_json(scratch / CONFIG_FILE, {**content, "auto_map": auto_map(model_class)})
         files |= {file.name: file for file in code_files(model_class)}
     state, manifest = load_state(folder), load_manifest(folder)
     card = card_of(folder, repo_id=repo_id, standalone=include_backbone, remote_code=remote_code, license=license)
@@ -183,7 +192,9 @@ def stage(
     check_unchanged(seen)
     files[CHECKSUMS_FILE] = scratch / CHECKSUMS_FILE
     names = manifest["tasks"][-1]["class_names"]
-    shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    shown = ", ".join(printable(name, LONGEST_NAME) for name in names[:10]) + (
+        f" and {len(names) - 10} more" if len(names) > 10 else ""
+    )
     index = task_index(folder.name)
     title = f"Learn task {index + 1}: {len(names)} {'class' if len(names) == 1 else 'classes'}"
     return StagedTask(index, files, title, shown, state["follows"])
@@ -191,8 +202,7 @@ def stage(
 
 def auto_map(model_class: type[IncrementalClassifier]) -> dict[str, str]:
     """Where transformers' Auto classes find a model's code beside its config."""
-    classes = {"AutoConfig": model_class.config_class, "AutoModelForImageClassification": model_class}
-    return {auto: f"{kind.__module__.split('.')[-1]}.{kind.__name__}" for auto, kind in classes.items()}
+    return CODE[model_class.config_class.model_type]
 
 
 def code_files(model_class: type[IncrementalClassifier]) -> list[Path]:
@@ -226,106 +236,5 @@ def _same(file: Path, remote: dict[str, RepoFile], path: str) -> bool:
 
 
 def _git_sha1(file: Path) -> str:
-    content = file.read_bytes()
+    content = read_bytes(file)
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-
-
-# ---------------------------------------------------------------------- from the Hub
-
-
-@dataclass(frozen=True)
-class CheckpointSource:
-    """Where a checkpoint is.
-
-    Args:
-        folder: with its files, on this machine.
-        name: what to load the model by: the Hub id, or the folder.
-        commit: on the Hub; None for a folder.
-        seen: its files as they were when it was found.
-    """
-
-    folder: Path
-    name: str
-    commit: str | None
-    seen: dict[Path, Identity] = field(default_factory=dict, repr=False, compare=False)
-
-    def load_model(self, **options) -> IncrementalClassifier:
-        """The model; options as for `from_pretrained`.
-
-        Raises:
-            ValueError: also when a file of the checkpoint has changed since it was found.
-        """
-        model_class = MODEL_CLASSES[config_of(self.folder).model_type]
-        model = model_class.from_pretrained(self.name, revision=self.commit, **options)
-        self.check_unchanged()
-        return model
-
-    def check_unchanged(self):
-        """Refuse a checkpoint of which a file has changed since it was found: its parts may be of two models.
-
-        Raises:
-            ValueError: naming the file.
-        """
-        check_unchanged(self.seen)
-
-    def __str__(self) -> str:
-        return self.name if self.commit is None else f"{self.name} at commit {self.commit[:12]}"
-
-
-def find_checkpoint(
-    name_or_path: str | Path, revision: str | None = None, token: str | None = None
-) -> CheckpointSource:
-    """Find a checkpoint on this machine, or download its files from the Hub; never anything but safetensors and JSON.
-
-    Args:
-        name_or_path: a task's folder, a run's folder (its last task, or the one that `revision` names), or a Hub id.
-        revision: branch, tag (such as "task-03") or commit.
-        token: for private repositories. Default: the one of `hf auth login` or HF_TOKEN.
-
-    Raises:
-        OSError: when there is no such checkpoint; the message says what was looked for.
-        ValueError: when one of its JSON files is broken or hostile; the message names the file and the field.
-    """
-    path = Path(name_or_path).expanduser()
-    source = _find_folder(path, revision) if path.is_dir() else _download(name_or_path, revision, token)
-    source = replace(source, seen=identities(file for file in source.folder.iterdir() if file.suffix in LOADED))
-    for file in sorted(source.folder.glob("*.json")):  # before libraries that trust them read them
-        read_json(file)
-        if file.name in PROCESSOR:
-            check_file(file)
-    return source
-
-
-def _download(name_or_path: str | Path, revision: str | None, token: str | None) -> CheckpointSource:
-    if str(name_or_path).startswith(("/", "./", "../", "~")):
-        raise FileNotFoundError(f"{name_or_path} is not a folder. Give a task's or a run's folder, or a Hub id.")
-    try:
-        folder = snapshot_download(str(name_or_path), revision=revision, allow_patterns=list(FILES), token=token)
-    except RevisionNotFoundError as error:
-        raise OSError(f"{name_or_path} could not be had from the Hub: it has no revision {revision!r}.") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise OSError(
-            f"{str(name_or_path)!r} is no folder here and could not be had from the Hub ({reason}). Check the name; a "
-            "private repository needs `hf auth login` or HF_TOKEN."
-        ) from error
-    return CheckpointSource(Path(folder), str(name_or_path), Path(folder).name)
-
-
-def _find_folder(path: Path, revision: str | None) -> CheckpointSource:
-    tasks = {folder.name: folder for folder in saved_tasks(path)}
-    if tasks:
-        if revision is not None and revision not in tasks:
-            raise FileNotFoundError(f"{path} holds {', '.join(tasks)}, but no {revision!r}.")
-        folder = tasks[revision] if revision else list(tasks.values())[-1]
-        return CheckpointSource(folder, str(folder), None)
-    if revision is not None:
-        raise FileNotFoundError(f"{path} is one checkpoint on this machine and has no revision {revision!r}.")
-    if not (path / CONFIG_FILE).is_file():
-        raise FileNotFoundError(f"{path} holds neither task-NN folders nor a {CONFIG_FILE}: it is no checkpoint.")
-    return CheckpointSource(path, str(path), None)
-
-
-def local_checkpoint(name_or_path: str | Path, revision: str | None = None, token: str | None = None) -> Path:
-    """The folder with a checkpoint's files, downloaded first where it is on the Hub; see `find_checkpoint`."""
-    return find_checkpoint(name_or_path, revision, token).folder

@@ -12,6 +12,7 @@ from accelerate.utils import gather_object, tqdm
 
 from .files import write_json
 from .image_reading import UnreadableImage, check_image
+from .printing import say_once
 from .task_split import SkippedImage, Task, TaskSplit
 
 ON_BAD_IMAGE = ("error", "skip")
@@ -155,9 +156,10 @@ def checked_stream(stream, args, accelerator):
     stream = stream.with_splits(check.task)
     check.finish('on_bad_image="skip" (--on-bad-image skip) goes on without them.')
     if check.problems:
-        accelerator.print(
+        say_once(
+            accelerator,
             f"Skipped {len(check.problems)} of {check.looked_at} images: {_listed(check.problems)} {SKIPPED_FILE} in "
-            f"{args.output_dir} lists all."
+            f"{args.output_dir} lists all.",
         )
     return stream
 

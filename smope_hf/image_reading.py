@@ -1,9 +1,6 @@
 """An image out of a file's content: upright, in 8-bit RGB, and never larger than Pillow's limit allows."""
 
-import errno
 import io
-import os
-import stat
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -18,18 +15,6 @@ class UnreadableImage(ValueError):
 
 class ChangedImage(ValueError):
     """An image is not the one any more whose hash was taken, so that the run's manifest would tell of another one."""
-
-
-def read_file(path: str | os.PathLike) -> bytes:
-    """The content of an image file.
-
-    Raises:
-        OSError: when it cannot be read, or is something that would be waited for or has no end, as a pipe or a device.
-    """
-    if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):  # of a folder Python says it itself
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
-    with open(path, "rb") as file:
-        return file.read()
 
 
 def decode_image(content: bytes, mode: str | None = None) -> Image.Image:

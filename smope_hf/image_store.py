@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .augmentation import to_uint8
+from .output_check import check_room
 from .task_split import TaskSplit
 
 
@@ -89,6 +90,18 @@ class ImageStore:
             pixels = np.empty(shape, dtype=np.uint8) if fits else self._file(shape)
             self._images[split] = DecodedImages(split, self.image_processor, pixels)
         return self._images[split]
+
+    def check_room(self, images: int):
+        """Find out before any is decoded whether memory and disk have room for so many images at one time.
+
+        Raises:
+            OSError: where they do not; the message says what to set.
+        """
+        beyond = images * math.prod((3, *self.size)) - self.budget
+        if beyond > 0:
+            check_room(
+                self.folder, int(beyond), f"What image_cache_gib = {self.budget / 2**30:g} leaves of {images} images"
+            )
 
     def memory_in_use(self) -> int:
         """Bytes of the splits that are kept in memory."""

@@ -1,7 +1,6 @@
 """Being told to stop: SIGTERM and Ctrl-C let the running step end, save where training stands, and leave."""
 
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
+from .printing import say
 from .state_folder import has_state
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -109,7 +109,7 @@ def interruptible(trainer) -> Iterator[None]:
             yield
         except TrainingInterrupted as stop:
             if trainer.accelerator.is_main_process:
-                print(f"Stopped by {stop.signal.name}. {how_to_go_on(trainer)}", file=sys.stderr, flush=True)
+                say(f"Stopped by {stop.signal.name}. {how_to_go_on(trainer)}", err=True)
             trainer.finish_trackers()
             raise
 

@@ -14,8 +14,11 @@ import torch
 from torch import Tensor
 
 from .checkpoint import task_folder
+from .printing import say_once
 from .run_state import check_same_run, comparable_fields, versions
+from .safe_json import short_name
 from .state_folder import STATE_FOLDER, advice, read_content, read_tensors, remove_state, write_state
+from .stopwatch import as_measured, seconds_since
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
 
@@ -56,9 +59,10 @@ class MidTask:
             check_same_run(self.folder, content, trainer.args.recipe(), protocol_hash, saved, trainer.model.config)
             self._check_place(content, learned)
             self.content, self.tensors = content, read_tensors(self.folder, content)
-            trainer.accelerator.print(
+            say_once(
+                trainer.accelerator,
                 f"Resuming in task {learned + 1}, behind step {content['step']} of {content['steps']} of its "
-                f"{content['phase']} phase."
+                f"{content['phase']} phase.",
             )
         elif content is not None and not task_folder(trainer.args.output_dir, content["task"]).is_dir():
             raise ValueError(
@@ -101,7 +105,7 @@ class MidTask:
             seconds: the task's record of them; what an earlier part of the run took is added to it.
         """
         if self.content is not None:
-            for stage, spent in self.content["seconds"].items():
+            for stage, spent in as_measured(self.content["seconds"]).items():
                 seconds[stage] = round(seconds.get(stage, 0.0) + spent, 3)
         self.seconds, self.since = seconds, time.perf_counter()
 
@@ -149,17 +153,22 @@ class MidTask:
 
     def _check_tensors(self, content: dict, history: Tensor):
         parameters = dict(self.trainer.model.named_parameters())
-        wanted = {f"model.{key}": tuple(value.shape) for key, value in self._weights().items()}
+        wanted = {f"model.{key}": _form(value) for key, value in self._weights().items()}
         wanted |= {
-            f"{moment}.{key}": tuple(parameters[key].shape) if key in parameters else None
+            f"{moment}.{key}": _form(parameters[key]) if key in parameters else None
             for key in content["optimizer_steps"]
             for moment in MOMENTS
         }
-        wanted["losses"] = (content["step"] - content["read"], history.shape[1])
-        found = {key: tuple(value.shape) for key, value in self.tensors.items() if not key.startswith("generator.")}
+        wanted["losses"] = ((content["step"] - content["read"], history.shape[1]), history.dtype)
+        world = self.trainer.accelerator.num_processes
+        wanted |= {key: ((world, len(state)), state.dtype) for key, state in _generator_states(self.trainer).items()}
+        found = {key: _form(value) for key, value in self.tensors.items()}
         different = sorted(key for key in {*wanted, *found} if wanted.get(key) != found.get(key))
+        if (content["scaler"] is None) != (self.trainer.accelerator.scaler is None):
+            what = "has no scaler" if content["scaler"] is None else "has a scaler"
+            raise ValueError(f"The state in {self.folder} {what}, unlike the run. {advice(self.folder)}")
         if different or content["steps"] != len(history):
-            what = different[0] if different else f"a phase of {content['steps']} steps"
+            what = short_name(different[0]) if different else f"a phase of {content['steps']} steps"
             raise ValueError(f"The state in {self.folder} does not fit the run: {what}. {advice(self.folder)}")
 
     # ------------------------------------------------------------------ saving
@@ -185,7 +194,7 @@ class MidTask:
                     state = optimizer.state[parameter]
                     steps[key] = int(state["step"])
                     tensors |= {f"{moment}.{key}": state[moment] for moment in MOMENTS}
-        training = self.seconds.get("training", 0.0) + time.perf_counter() - self.since
+        training = self.seconds.get("training", 0.0) + seconds_since(self.since)
         content = {
             "task": phase.task.index,
             "phase": phase.name,
@@ -225,18 +234,33 @@ class MidTask:
     def _generators(self) -> dict[str, Tensor]:
         """States of torch's generators, (processes, n) each: a method may draw in its steps."""
         accelerator = self.trainer.accelerator
-        own = {"generator.cpu": torch.get_rng_state()}
-        if accelerator.device.type != "cpu":
-            own["generator.device"] = torch.get_device_module(accelerator.device).get_rng_state()
+        own = _generator_states(self.trainer)
         return {key: accelerator.gather(state.to(accelerator.device)[None]).cpu() for key, state in own.items()}
 
     def _set_generators(self, tensors: dict[str, Tensor]):
         accelerator = self.trainer.accelerator
         rank = accelerator.process_index
-        torch.set_rng_state(tensors["generator.cpu"][rank].clone())  # torch takes it from the start of its storage
-        if accelerator.device.type != "cpu":
-            state = tensors["generator.device"][rank].clone()
-            torch.get_device_module(accelerator.device).set_rng_state(state)
+        try:
+            torch.set_rng_state(tensors["generator.cpu"][rank].clone())  # taken from the start of its storage
+            if accelerator.device.type != "cpu":
+                state = tensors["generator.device"][rank].clone()
+                torch.get_device_module(accelerator.device).set_rng_state(state)
+        except RuntimeError as error:  # a state that no generator can be in
+            raise ValueError(
+                f"The state in {self.folder} is broken: generator of process {rank}: {error}. {advice(self.folder)}"
+            ) from error
+
+
+def _generator_states(trainer) -> dict[str, Tensor]:
+    """States of this process's generators, by the names of their tensors."""
+    own, device = {"generator.cpu": torch.get_rng_state()}, trainer.accelerator.device
+    if device.type != "cpu":
+        own["generator.device"] = torch.get_device_module(device).get_rng_state()
+    return own
+
+
+def _form(tensor: Tensor) -> tuple[tuple[int, ...], torch.dtype]:
+    return tuple(tensor.shape), tensor.dtype
 
 
 def _name(callback) -> str:

@@ -17,11 +17,16 @@ from .methods import METHODS
 from .metrics import metrics_where_measured
 from .plots import plot_accuracy_matrix
 from .pretrained import holds_backbone
+from .printable import printable, printable_json
 from .prompt_methods import PROMPT_METHODS
 from .registry import config_of
-from .safe_json import read_json
+from .routing_report import ROUTING_FILE, load_routing
+from .run_files import load_manifest, load_state
+from .task_manifest import earlier_runs
 
 PICTURE = "accuracy_matrix.png"
+LONGEST_TEXT = 200  # characters of a name in the card
+_NOT_MARKDOWN = re.compile(r"://|www\.|@|mailto:|xmpp:|\$|\\[()\[\]]|:\w+:", re.IGNORECASE)  # links, formulas, emoji
 TAGS = ["smope", "continual-learning", "class-incremental-learning", "prompt-tuning", "mixture-of-experts"]
 RESULTS = {
     "final_average_accuracy": "Final average accuracy (FAA)",
@@ -33,7 +38,7 @@ SHOWN_VERSIONS = ("smope_hf", "torch", "transformers", "python")
 
 def write_card(folder: Path):
     """Write README.md and the picture of the accuracy matrix into a checkpoint's folder, from what else is in it."""
-    matrix = AccuracyMatrix.from_json(read_json(folder / "trainer_state.json")["accuracy_matrix"])
+    matrix = AccuracyMatrix.from_json(load_state(folder)["accuracy_matrix"])
     if _is_measured(matrix):
         plot_accuracy_matrix(matrix.as_array(), folder / PICTURE, partial=True, dpi=120)
     (folder / "README.md").write_text(card_of(folder), encoding="utf-8")
@@ -46,9 +51,8 @@ def card_of(folder: Path, **options) -> str:
         folder: holds config.json, model.safetensors, trainer_state.json, manifest.json and routing.json.
         **options: as for `build_card`; `standalone` for a backbone that is in the weights, or goes with them.
     """
-    state, manifest = read_json(folder / "trainer_state.json"), read_json(folder / "manifest.json")
-    report = folder / "routing.json"
-    routing = read_json(report) if report.is_file() else None
+    state, manifest = load_state(folder), load_manifest(folder)
+    routing = load_routing(folder) if (folder / ROUTING_FILE).is_file() else None
     standalone = options.pop("standalone", False) or holds_backbone(folder)
     return build_card(config_of(folder), state, manifest, routing, standalone=standalone, **options)
 
@@ -76,7 +80,11 @@ def build_card(
             base model, and when the method trains the backbone.
         remote_code: whether the model's code is in the repository.
         license: of the model. Default: none is claimed, but for the embedded backbone its own.
+
+    Raises:
+        ValueError: when state and manifest tell of different tasks.
     """
+    _check_same_tasks(config, state, manifest)
     matrix = AccuracyMatrix.from_json(state["accuracy_matrix"])
     metrics = metrics_where_measured(matrix)
     base, num_tasks = config.base_model_name_or_path, len(config.tasks)
@@ -87,7 +95,7 @@ def build_card(
     sources = _hub_datasets(manifest)
     data = ModelCardData(
         library_name="smope_hf",
-        license=license or ("apache-2.0" if base == EMBEDDED else None),
+        license=printable(license, LONGEST_TEXT) if license else ("apache-2.0" if base == EMBEDDED else None),
         pipeline_tag="image-classification",
         tags=TAGS,
         base_model=base if on_hub else None,
@@ -103,8 +111,8 @@ def build_card(
         ModelCard.from_template(
             data,
             template_str=resources.files(__package__).joinpath("model_card_template.md").read_text(encoding="utf-8"),
-            title=title,
-            method=name,
+            title=_as_text(title),
+            method=_as_text(name),
             is_smope=config.model_type == "smope",
             has_prompts=bool(config.prompt_layers),
             trains_backbone=trains_backbone,
@@ -127,16 +135,29 @@ def build_card(
             caa=_percent(metrics["cumulative_average_accuracy"]),
             fm=_percent(metrics["forgetting"]),
             rows=_rows(manifest, matrix),
-            protocol_hash=manifest["protocol_hash"],
-            protocol=json.dumps(protocol, indent=2, ensure_ascii=False),
+            protocol_hash=_as_code(manifest["protocol_hash"]),
+            protocol=_as_json(protocol),
             experts=_describe_experts(config),
-            recipe=json.dumps(state["recipe"], indent=2),
+            recipe=_as_json(state["recipe"]),
             routing=routing,
             dead_percent=None if routing is None else f"{100 * routing['dead_share']:.0f}",
-            versions=", ".join(f"{name} {state['versions'].get(name, '?')}" for name in SHOWN_VERSIONS),
+            versions=", ".join(f"{name} {_as_text(state['versions'].get(name, '?'))}" for name in SHOWN_VERSIONS),
         ).content.rstrip()
         + "\n"
     )
+
+
+def _check_same_tasks(config: IncrementalConfig, state: dict, manifest: dict):
+    counts = {
+        "tasks of config.json": len(config.tasks),
+        "accuracy_matrix of trainer_state.json": len(state["accuracy_matrix"]),
+        "tasks of manifest.json": len(manifest["tasks"]),
+    }
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name}: {count}" for name, count in counts.items())
+        raise ValueError(
+            f"The files of a checkpoint tell of different numbers of tasks ({listed}). Copy or download it again."
+        )
 
 
 def is_hub_id(name: str | None) -> bool:
@@ -151,7 +172,7 @@ def is_hub_id(name: str | None) -> bool:
 
 
 def _describe_data(name: str) -> str:
-    return "scikit-learn's handwritten digits (`embedded`)" if name == EMBEDDED else f"`{name}`"
+    return "scikit-learn's handwritten digits (`embedded`)" if name == EMBEDDED else _as_code(name)
 
 
 def _describe_backbone(config: IncrementalConfig, on_hub: bool) -> str:
@@ -159,9 +180,9 @@ def _describe_backbone(config: IncrementalConfig, on_hub: bool) -> str:
     if base == EMBEDDED:
         return "`embedded`, the small ViT that comes with smope_hf"
     if not on_hub:
-        return f"of the family `{config.backbone_config.model_type}`"
-    revision = f", revision `{config.base_model_revision}`" if config.base_model_revision else ""
-    return f"`{base}`{revision}"
+        return f"of the family {_as_code(config.backbone_config.model_type)}"
+    revision = f", revision {_as_code(config.base_model_revision)}" if config.base_model_revision else ""
+    return f"{_as_code(base)}{revision}"
 
 
 def method_name(config: IncrementalConfig) -> str:
@@ -176,12 +197,12 @@ def _describe_experts(config: IncrementalConfig) -> str:
     if config.model_type != "smope":
         settings = {**PROMPT_METHODS[config.method].defaults, **(config.settings or {})}
         parts = [f"prompts in layers {layers}"] if layers else []
-        parts += [f"settings `{json.dumps(settings)}`"] if settings else []
-        return f"{method_name(config)}: {', '.join([*parts, f'{config.pooling} pooling'])}."
+        parts += [f"settings {_as_code(json.dumps(settings))}"] if settings else []
+        return f"{_as_text(method_name(config))}: {', '.join([*parts, f'{_as_text(config.pooling)} pooling'])}."
     return (
         f"{config.num_experts} experts per head in layers {layers}, of which an image switches on {config.top_k}; "
         f"noise_epsilon {config.noise_epsilon}, router_loss_coef {config.router_loss_coef}, prototype_loss_coef "
-        f"{config.prototype_loss_coef}, {config.routing} routing, {config.pooling} pooling."
+        f"{config.prototype_loss_coef}, {_as_text(config.routing)} routing, {_as_text(config.pooling)} pooling."
     )
 
 
@@ -189,7 +210,7 @@ def _origin(continued_from: dict | None) -> str | None:
     if continued_from is None:
         return None
     name, commit = continued_from.get("name"), continued_from.get("commit")
-    source = f"`{name}`" + (f" at commit `{commit}`" if commit else "") if name else "a checkpoint on disk"
+    source = _as_code(name) + (f" at commit {_as_code(commit)}" if commit else "") if name else "a checkpoint on disk"
     count = continued_from["num_tasks"]
     return f"{source}, which had learned {count} {'task' if count == 1 else 'tasks'}"
 
@@ -197,10 +218,10 @@ def _origin(continued_from: dict | None) -> str | None:
 def _hub_datasets(manifest: dict) -> list[str]:
     """Ids of the data sets on the Hub that the tasks come from, those of the first tasks first."""
     information = manifest.get("information", {})
-    source, before = information.get("source") or {}, information.get("continues")
-    found = [] if before is None else _hub_datasets(before)
-    name = source.get("name_or_path")
-    return [*found, name] if not source.get("local") and is_hub_id(name) and name not in found else found
+    every = [*(run.get("information", {}) for run in earlier_runs(information)), information]
+    sources = [each.get("source") or {} for each in every]
+    names = [source.get("name_or_path") for source in sources if not source.get("local")]
+    return list(dict.fromkeys(name for name in names if is_hub_id(name)))
 
 
 def _is_measured(matrix: AccuracyMatrix) -> bool:
@@ -221,9 +242,24 @@ def _rows(manifest: dict, matrix: AccuracyMatrix) -> list[dict]:
     ]
 
 
-def _as_text(name: str) -> str:
-    """A class's name as Markdown shows it, whatever is in it."""
-    return re.sub(r"([\\`*_{}\[\]|])", r"\\\1", html.escape(" ".join(name.split()), quote=False))
+def _as_text(text: object) -> str:
+    """Text as Markdown shows it, also in a table; as code where a page makes more of it than Markdown does."""
+    text = " ".join(printable(text, LONGEST_TEXT).split())
+    if _NOT_MARKDOWN.search(text):
+        return _as_code(text).replace("|", "\\|")
+    return re.sub(r"([\\`*_{}\[\]|~#])", r"\\\1", html.escape(text, quote=False))
+
+
+def _as_code(text: object) -> str:
+    """Text as Markdown's code: nothing in it is markup there."""
+    text = printable(text, LONGEST_TEXT)
+    fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
+    return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"
+
+
+def _as_json(content: object) -> str:
+    """JSON for a block of code, with nothing hidden in it."""
+    return printable_json(json.dumps(content, indent=2, ensure_ascii=False))
 
 
 def _percent(fraction: float | None) -> str:
@@ -232,9 +268,10 @@ def _percent(fraction: float | None) -> str:
 
 def _results(metrics: dict, matrix: AccuracyMatrix, manifest: dict, sources: list[str]) -> list[EvalResult]:
     """The model-index: the metrics over all tasks, then the accuracy on each."""
-    name = manifest["name"]
+    name = printable(manifest["name"], LONGEST_TEXT)
     where = {"task_type": "image-classification", "dataset_type": sources[0] if len(sources) == 1 else name}
     split = manifest.get("options", {}).get("test_split")
+    split = None if split is None else printable(split, LONGEST_TEXT)
     results = [
         EvalResult(
             **where,

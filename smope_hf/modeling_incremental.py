@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .backbones import EMBEDDED, build_backbone, family_of, load_backbone, weights_fingerprint
+from .class_names import check_class_names
 from .config_guard import check_class_count
 from .incremental_head import IncrementalHead
 from .prefix_experts import at_least_float32
@@ -235,8 +236,8 @@ class IncrementalClassifier(AdapterCheckpointMixin, PreTrainedModel):
 
         Raises:
             TypeError: when the names are not a sequence of text.
-            ValueError: for no class, a class already known, or one named twice; the message names it. Also for more
-                than 100,000 classes in all.
+            ValueError: for no class, a class already known, or one named twice, or by nothing that can be seen; the
+                message names it. Also for more than 100,000 classes in all.
         """
         known, names = self.config.label2id, list(class_names)
         check_class_count(len(known) + len(names))
@@ -248,6 +249,7 @@ class IncrementalClassifier(AdapterCheckpointMixin, PreTrainedModel):
                 f"begin_task got {'the classes ' + repr(repeated) + ' again' if repeated else 'no class'}. Give at "
                 f"least one class name, and only names the model does not know; it knows {len(known)}."
             )
+        check_class_names(dict(enumerate(names)), "begin_task", "Give each class a name that can be read.")
         self.before_task(len(self.config.tasks))
         first = len(known)
         self.classifier = self.classifier.grown(len(names))

@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from .accuracy_matrix import AccuracyMatrix
 from .alignment import ClassStatistics, align_classifier
+from .checkpoint_guard import FLOATING, INTEGER, read_exactly
 from .files import atomic_path
 from .incremental_head import IncrementalHead
 from .metrics import metrics_where_measured
@@ -109,24 +109,22 @@ class OtherAlignments:
         if not self.names:
             return
         file, num_classes = _file(output_dir, index), trained.out_features
-        try:
-            tensors = load_file(file)
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"{file} cannot be read ({error}). {_ADVICE}") from error
-        expected = {"weight": (num_classes, self.hidden_size), "bias": (num_classes,), "accuracies": (index + 1,) * 2}
-        shapes = {f"{name}.{part}": shape for name in self.names for part, shape in expected.items()}
+        parts = {"weight": (num_classes, self.hidden_size), "bias": (num_classes,), "accuracies": (index + 1,) * 2}
+        expected = {f"{name}.{part}": (FLOATING, shape) for name in self.names for part, shape in parts.items()}
         empty = self.uncompensated.to_tensors()
         for part, value in empty.items():
-            shapes[f"{UNCOMPENSATED}.{part}"] = tuple(size or num_classes for size in value.shape)
-        for name, shape in shapes.items():
-            found = tuple(tensors[name].shape) if name in tensors else "nothing"
-            if found != shape:
-                raise ValueError(f"{file} holds {found} as {name}, not a tensor of {shape}. {_ADVICE}")
+            shape = tuple(size or num_classes for size in value.shape)
+            expected[f"{UNCOMPENSATED}.{part}"] = (FLOATING if value.is_floating_point() else INTEGER, shape)
+        try:
+            tensors = read_exactly(file, expected, f"a run with compare_alignments = {self.names}")
+            _check_values(tensors, file)
+            matrices = {name: _matrix(tensors, name, file) for name in self.names}
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{file} cannot be read: {error} {_ADVICE}") from error
         self.uncompensated = ClassStatistics(**{part: tensors[f"{UNCOMPENSATED}.{part}"] for part in empty})
         for name in self.names:
             self.heads[name] = _head(tensors[f"{name}.weight"], tensors[f"{name}.bias"]).to(trained.weight)
-            rows = tensors[f"{name}.accuracies"].tolist()
-            self.matrices[name] = AccuracyMatrix([row[: task + 1] for task, row in enumerate(rows)])
+            self.matrices[name] = matrices[name]
 
 
 _ADVICE = "Start the run anew in another output_dir, or leave compare_alignments out of both runs."
@@ -134,6 +132,20 @@ _ADVICE = "Start the run anew in another output_dir, or leave compare_alignments
 
 def _file(output_dir: str | Path, index: int) -> Path:
     return Path(output_dir) / FOLDER / f"task-{index + 1:02d}.safetensors"
+
+
+def _check_values(tensors: dict[str, Tensor], file: Path):
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not name.endswith(".accuracies") and not bool(tensor.isfinite().all()):
+            raise ValueError(f"{file}: {name} holds NaN or infinity. Allowed: finite numbers.")
+
+
+def _matrix(tensors: dict[str, Tensor], name: str, file: Path) -> AccuracyMatrix:
+    rows = tensors[f"{name}.accuracies"].tolist()
+    try:
+        return AccuracyMatrix([row[: task + 1] for task, row in enumerate(rows)])
+    except ValueError as error:
+        raise ValueError(f"{file}: {name}.accuracies: {error}.") from error
 
 
 def _head(weight: Tensor, bias: Tensor) -> IncrementalHead:

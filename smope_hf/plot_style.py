@@ -15,10 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.image import AxesImage
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from .files import atomic_path
+from .printable import printable
 
 LIGHT = {
     "background": "#ffffff",
@@ -48,6 +50,7 @@ DARK = {
 
 WIDTH = 6.0  # inches: at 100 dots per inch the 600 pixels a README shows
 FONT = 9.0  # points
+LONGEST_NAME = 200  # characters of a name or a title
 
 
 def new_figure(height: float, theme: Mapping, width: float = WIDTH) -> tuple[Figure, Axes]:
@@ -62,12 +65,22 @@ def new_figure(height: float, theme: Mapping, width: float = WIDTH) -> tuple[Fig
     return figure, axes
 
 
+def drawable(text: str) -> str:
+    """A name as a figure can show it: in one line, with letters that no font of matplotlib's settings has escaped."""
+    text = printable(text, LONGEST_NAME)
+    if text.isascii():
+        return text
+    fonts = [get_font(findfont(FontProperties(family=[family]))) for family in FontProperties().get_family()]
+    known = {letter for letter in set(text) if any(font.get_char_index(ord(letter)) for font in fonts)}
+    return "".join(c if c in known else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 def name_axes(axes: Axes, theme: Mapping, title: str | None, x: str, y: str) -> None:
     """Name the axes, and write a title where there is one."""
     axes.set_xlabel(x, fontsize=FONT, color=theme["text"])
     axes.set_ylabel(y, fontsize=FONT, color=theme["text"])
     if title:
-        wrapped = textwrap.fill(title, 64)
+        wrapped = textwrap.fill(drawable(title), 64)
         axes.set_title(wrapped, fontsize=FONT + 1, color=theme["text"], loc="left", parse_math=False)
 
 

@@ -22,8 +22,14 @@ from .unchanged_files import check_unchanged, identities
 from .weight_files import find_checksums, find_file, find_pickle, find_weights, keep_one_layout, read_headers
 
 BACKBONE_PREFIX = "backbone."
-WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
+SHARDS = f"model-{'[0-9]' * 5}-of-{'[0-9]' * 5}.safetensors"
+WEIGHTS = ("model.safetensors", SHARDS, "model.safetensors.index.json")
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token")
+
+
+def without_backbone(state_dict: dict) -> dict:
+    """The weights of a model but for those of its backbone, by name."""
+    return {name: value for name, value in state_dict.items() if not name.startswith(BACKBONE_PREFIX)}
 
 
 class AdapterCheckpointMixin:
@@ -37,6 +43,15 @@ class AdapterCheckpointMixin:
     """
 
     is_standalone: bool = False
+
+    @property
+    def saves_backbone(self) -> bool:
+        """Whether `save_pretrained` puts the backbone into the checkpoint when nothing else is asked for."""
+        return self.is_standalone or not self._names_backbone
+
+    @property
+    def _names_backbone(self) -> bool:
+        return self.config.base_model_name_or_path is not None and not self.trains_backbone
 
     def save_pretrained(self, save_directory, include_backbone: bool | None = None, state_dict=None, **kwargs):
         """Save experts, routing state and head; the backbone where it is asked for, came along, or has no name.
@@ -52,17 +67,16 @@ class AdapterCheckpointMixin:
         Raises:
             ValueError: for `include_backbone=False` on a backbone that has no name to load it by.
         """
-        named = self.config.base_model_name_or_path is not None and not self.trains_backbone
         if include_backbone is None:
-            include_backbone = self.is_standalone or not named
-        if not include_backbone and not named:
+            include_backbone = self.saves_backbone
+        if not include_backbone and not self._names_backbone:
             raise ValueError(
                 "include_backbone = False, but this backbone has no base_model_name_or_path to load it from again. "
                 "Save with include_backbone=True, or make the model with from_backbone(name)."
             )
         state_dict = self.state_dict() if state_dict is None else state_dict
         if not include_backbone:
-            state_dict = {name: value for name, value in state_dict.items() if not name.startswith(BACKBONE_PREFIX)}
+            state_dict = without_backbone(state_dict)
         super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
         if os.path.isdir(save_directory) and kwargs.get("is_main_process", True):
             keep_one_layout(save_directory)

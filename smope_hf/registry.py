@@ -5,12 +5,12 @@ from pathlib import Path
 
 from transformers.utils import CONFIG_NAME
 
-from .config_guard import read_config
+from .config_guard import config_from, read_config_content
 from .configuration_incremental import IncrementalConfig
 from .modeling_incremental import IncrementalClassifier
 from .modeling_prompted import PromptedForImageClassification
 from .modeling_smope import SMoPEForImageClassification
-from .safe_json import read_json
+from .safe_json import shown
 
 MODEL_CLASSES: dict[str, type[IncrementalClassifier]] = {
     model.config_class.model_type: model for model in (SMoPEForImageClassification, PromptedForImageClassification)
@@ -23,9 +23,9 @@ def model_class_of(model_type: str | None) -> type[IncrementalClassifier]:
     Raises:
         ValueError: when it is not one of ours.
     """
-    if model_type not in MODEL_CLASSES:
+    if not isinstance(model_type, str) or model_type not in MODEL_CLASSES:
         raise ValueError(
-            f"model_type = {model_type!r} is no model of smope_hf. There are: {', '.join(MODEL_CLASSES)}."
+            f"model_type = {shown(model_type)} is no model of smope_hf. There are: {', '.join(MODEL_CLASSES)}."
         )
     return MODEL_CLASSES[model_type]
 
@@ -37,4 +37,9 @@ def config_of(folder: str | os.PathLike) -> IncrementalConfig:
         ValueError: or StrictDataclassError, naming the file or the field.
     """
     path = Path(folder) / CONFIG_NAME
-    return read_config(model_class_of(read_json(path).get("model_type")).config_class, path)
+    content = read_config_content(path)
+    try:
+        model_class = model_class_of(content.get("model_type"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return config_from(content, model_class.config_class, path)

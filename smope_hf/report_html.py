@@ -13,9 +13,11 @@ from markupsafe import Markup
 
 from .files import atomic_path
 from .plots import DARK, LIGHT
+from .printable import printable
 from .run_pictures import Picture
 from .version import __version__
 
+LONGEST_TEXT = 2000  # characters of a warning or a setting
 NUMBER, TEXT, BAR = "number", "text", "bar"  # kinds of columns, as the style sheet names them
 _OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z-]*[a-z])")
 
@@ -25,8 +27,8 @@ def write_html(path: str | os.PathLike, template: str, context: dict):
 
     Args:
         path: the file.
-        template: name of a file in report_templates/. Every value is escaped as it goes in; a name that is missing is
-            an error.
+        template: name of a file in report_templates/. Every value is escaped as it goes in, and made printable; a
+            name that is missing is an error.
         context: values by name.
     """
     environment = Environment(
@@ -35,11 +37,17 @@ def write_html(path: str | os.PathLike, template: str, context: dict):
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_printable,
     )
     environment.filters["with_options"] = with_options
     text = environment.get_template(template).render(version=__version__, **context)
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _printable(value):
+    """What stands in the page for a value; markup is our own, and its parts were here before."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def embedded(pictures: Sequence[Picture]) -> list[dict]:
@@ -86,12 +94,13 @@ def shown_value(value) -> str:
         return f"{value:.6g}"
     if isinstance(value, (list, tuple)):
         return ", ".join(map(shown_value, value))
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return printable(text, LONGEST_TEXT)
 
 
 def with_options(text: str) -> Markup:
     """Text with its command line options as code that no line break divides; everything is escaped."""
-    parts = _OPTION.split(text)  # text and options in turn
+    parts = _OPTION.split(printable(text, LONGEST_TEXT))  # text and options in turn
     return Markup("").join(
         Markup('<code class="option">{}</code>').format(part) if index % 2 else part
         for index, part in enumerate(parts)

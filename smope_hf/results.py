@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from .accuracy_matrix import AccuracyMatrix
 from .class_recall import THIRDS
@@ -13,6 +12,7 @@ from .files import write_json
 from .metrics import metrics_where_measured
 from .model_card import method_name
 from .plots import plot_accuracy_matrix, plot_average_accuracy
+from .printing import print_rich, say
 from .run_folder import YARDSTICK_NAMES
 from .run_health import health_of
 from .run_report import REPORT_FILE, write_report
@@ -121,13 +121,13 @@ def draw_results(folder: Path, matrix: AccuracyMatrix, matrices: Mapping[str, Ac
         plot_average_accuracy(curves, folder / "average_accuracy.png")
 
 
-def print_results(console: Console, matrix: AccuracyMatrix, content: Mapping):
+def print_results(matrix: AccuracyMatrix, content: Mapping):
     """Print the accuracy matrix and the metrics beside the yardsticks'."""
-    console.print(accuracy_table(matrix.as_array()))
+    print_rich(accuracy_table(matrix.as_array()))
     names = {"ncm": "NCM on frozen features", "lda": "LDA on frozen features", "linear": "linear head, task by task"}
     others = {names.get(name, name): metrics for name, metrics in content["yardsticks"].items()}
-    console.print(metrics_table({content["method"]: content["metrics"], **others}))
+    print_rich(metrics_table({content["method"]: content["metrics"], **others}))
     thirds = [content["metrics"].get(name) for name in THIRDS]
     if None not in thirds:
         shown = ", ".join(f"{100 * value:.1f}" for value in thirds)
-        console.print(f"recall of classes with many, medium, few training images: {shown}")
+        say(f"recall of classes with many, medium, few training images: {shown}")

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .safe_json import ADVICE, read_json, shown
-from .state_guard import is_count, is_fraction, is_list_of, is_text
+from .field_checks import MAX_TASKS, is_count, is_fraction, is_list_of, is_number_of_experts, is_short_text, require
+from .named_settings import MAX_EXPERTS
+from .safe_json import read_json
 
 PATTERNS_FILE = "routing_patterns.json"
 FORMAT_VERSION = 1
@@ -21,7 +22,8 @@ def load_patterns(run: Path) -> dict:
         OSError: when there is no record.
     """
     content, check = open_record(Path(run) / PATTERNS_FILE, FORMAT_VERSION)
-    check("images_per_task", content.get("images_per_task"), is_count(content.get("images_per_task")), COUNT)
+    images = content.get("images_per_task")
+    check("images_per_task", images, is_count(images) and images > 0, "an integer from 1")
     check("chance_survival", content.get("chance_survival"), is_fraction(content.get("chance_survival")), "0 to 1")
     for index, entry in enumerate(content["tasks"]):
         _check_task(check, entry, index, len(content["layers"]))
@@ -41,10 +43,12 @@ def open_record(file: Path, format_version: int) -> tuple[dict, "Checker"]:
     content, check = read_json(file), Checker(file)
     version, layers, tasks = (content.get(name) for name in ("format_version", "layers", "tasks"))
     check("format_version", version, is_count(version) and 1 <= version <= format_version, f"1 to {format_version}")
-    check("layers", layers, is_list_of(layers, is_count) and layers, "numbers of layers")
+    check("layers", layers, is_list_of(layers, is_count) and 0 < len(layers) <= 1024, "numbers of layers")
     for name in ("num_experts", "top_k"):
-        check(name, content.get(name), is_count(content.get(name)), COUNT)
-    check("tasks", tasks, is_list_of(tasks, lambda task: isinstance(task, dict)) and tasks, "an object for each task")
+        value = content.get(name)
+        check(name, value, is_number_of_experts(value), f"an integer from 1 to {MAX_EXPERTS}")
+    fits = is_list_of(tasks, lambda task: isinstance(task, dict)) and 0 < len(tasks) <= MAX_TASKS
+    check("tasks", tasks, fits, f"an object for each of 1 to {MAX_TASKS} tasks")
     return content, check
 
 
@@ -55,14 +59,13 @@ class Checker:
         self.file = file
 
     def __call__(self, name: str, value, fits, allowed: str):
-        if not fits:
-            raise ValueError(f"{self.file}: {name} is {shown(value)}. Allowed: {allowed}. {ADVICE}")
+        require(self.file, name, value, bool(fits), allowed)
 
 
 def _check_task(check: Checker, entry: dict, index: int, layers: int):
     where = f"tasks[{index}]"
     check(f"{where}.task", entry.get("task"), is_count(entry.get("task")) and entry["task"] == index + 1, index + 1)
-    check(f"{where}.usage_sha256", entry.get("usage_sha256"), is_text(entry.get("usage_sha256")), "text")
+    check(f"{where}.usage_sha256", entry.get("usage_sha256"), is_short_text(entry.get("usage_sha256")), "text")
     check(f"{where}.test_images", entry.get("test_images"), is_count(entry.get("test_images")), "an integer from 0")
     for part, names in _MEASURES.items():
         values = entry.get(part)

@@ -5,14 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from .batches import GlobalBatches, gather_rows
 from .callbacks import ContinualCallback
+from .checkpoint_guard import read_exactly
 from .files import atomic_path, write_json
 from .routing_patterns import balance, routing_survival, select_experts, task_overlap
 from .routing_record import FORMAT_VERSION, PATTERNS_FILE, load_patterns
+from .safe_json import ADVICE
 
 SELECTIONS_FOLDER = "routing_selections"
 
@@ -139,11 +141,26 @@ class RoutingRecorder(ContinualCallback):
                 name: entry[name] for name in ("test_images", "survival", "frequently_used_share")
             }
             if entry["test_images"]:
-                self._selected[number] = load_file(_selections_file(folder, number))["selected"].numpy()
+                config = trainer.model.config
+                shape = (entry["test_images"], *usage.shape[:2], config.top_k)  # (images, L, H, K)
+                self._selected[number] = _read_selections(_selections_file(folder, number), shape, config.num_experts)
 
 
 def _selections_file(folder: Path, number: int) -> Path:
     return folder / SELECTIONS_FOLDER / f"task-{number:02d}.safetensors"
+
+
+def _read_selections(file: Path, shape: tuple[int, ...], num_experts: int) -> np.ndarray:
+    """What was selected for a task's images when it was learned, checked against what the record tells of them.
+
+    Raises:
+        ValueError: naming the file, and what does not fit.
+        OSError: when it is missing or cannot be read.
+    """
+    selected = read_exactly(file, {"selected": (("I32",), shape)}, PATTERNS_FILE)["selected"]
+    if selected.numel() and not 0 <= int(selected.min()) <= int(selected.max()) < num_experts:
+        raise ValueError(f"{file}: selected holds other numbers than those of {num_experts} experts. {ADVICE}")
+    return selected.numpy()
 
 
 def _entries(usage_history: list[Tensor], recorded: dict[int, dict]) -> list[dict]:

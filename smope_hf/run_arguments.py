@@ -4,12 +4,12 @@ import argparse
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-import yaml
-
 from .checked_arguments import CheckedArguments
 from .methods import METHODS
 from .named_settings import MAX_EXPERTS, MAX_NUMBER, MAX_SEED, MAX_THREADS, MAX_WHOLE, nearest_name
-from .recipe_yaml import RecipeLoader
+from .output_check import check_text
+from .recipe_yaml import load_recipe
+from .safe_json import shown
 from .training_args import ContinualTrainingArguments, check_alignment
 
 JOINT = {"method": "finetune", "joint": True}  # what the method "joint" stands for
@@ -127,18 +127,14 @@ def read_recipe(path: str | Path) -> dict:
         OSError: when the file cannot be read.
         ValueError: when it is not such a file, or a name is unknown; the message says the nearest known name.
     """
-    with open(path, encoding="utf-8") as file:
-        try:
-            recipe = yaml.load(file, Loader=RecipeLoader)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not a YAML file: {error}") from error
+    recipe = load_recipe(path)
     if not isinstance(recipe, dict):
         raise ValueError(f"{path} holds no settings: one line `name: value` for each is needed, such as `epochs: 5`")
     known = [setting.name for arguments in RUN_ARGUMENTS for setting in fields(arguments)]
     for name in recipe:
         if name not in known:
             advice = nearest_name(name, known, "`smope train --help` lists all of them.")
-            raise ValueError(f"{path}: {name!r} is no setting. {advice}")
+            raise ValueError(f"{path}: {shown(name)} is no setting. {advice}")
     return {name: value for name, value in recipe.items() if value is not None}
 
 
@@ -239,6 +235,7 @@ def load_trainer(model_args: ModelArguments, data: DataArguments, args: Continua
     """The [`ContinualTrainer`] of a run: threads and seed set, data and model loaded, nothing trained."""
     import torch
 
+    from .run_place import check_begun, folder_taken
     from .trainer import ContinualTrainer
 
     if model_args.method == "joint":  # as ModelArguments alone may say
@@ -246,9 +243,12 @@ def load_trainer(model_args: ModelArguments, data: DataArguments, args: Continua
     if data.num_threads:
         torch.set_num_threads(data.num_threads)
     torch.manual_seed(args.seed)
-    stream = load_stream(data)
-    model, image_processor = load_model(model_args)
-    return ContinualTrainer(model, args, stream, image_processor, callbacks_of(data, model))
+    check_text(model_args.backbone, "backbone")  # config.json will tell it
+    with folder_taken(args.output_dir, args.image_cache_dir, args.report_to):
+        check_begun(args.output_dir, args.resume)
+        stream = load_stream(data)
+        model, image_processor = load_model(model_args)
+        return ContinualTrainer(model, args, stream, image_processor, callbacks_of(data, model))
 
 
 def load_stream(data: DataArguments):
@@ -328,13 +328,13 @@ def callbacks_of(data: DataArguments, model) -> list:
 
 def load_model(model_args: ModelArguments):
     """A fresh model on the backbone that the arguments name, and the backbone's image processor."""
-    from transformers import AutoImageProcessor
+    from transformers.utils.hub import resolve_revision
 
     from .backbones import local_name
+    from .image_processors import load_image_processor
 
     model_class, fields_of_config = method_config(model_args)
-    model = model_class.from_backbone(model_args.backbone, revision=model_args.backbone_revision, **fields_of_config)
-    image_processor = AutoImageProcessor.from_pretrained(
-        local_name(model_args.backbone), revision=model.config.base_model_revision, backend="pil"
-    )
+    revision = resolve_revision(local_name(model_args.backbone), model_args.backbone_revision)  # both of one commit
+    image_processor = load_image_processor(model_args.backbone, revision)
+    model = model_class.from_backbone(model_args.backbone, revision=revision, **fields_of_config)
     return model, image_processor

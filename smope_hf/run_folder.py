@@ -5,22 +5,19 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file
+import torch
 
 from .accuracy_matrix import AccuracyMatrix
-from .checkpoint import MANIFEST_FILE, ROUTING_FILE, STATE_FILE, STATISTICS_FILE, load_state, saved_tasks, task_index
-from .checksums import check_file
+from .checkpoint import STATISTICS_FILE, load_statistics, saved_tasks, task_index
 from .model_card import method_name
 from .registry import config_of
 from .routing_record import PATTERNS_FILE, load_patterns
+from .routing_report import ROUTING_FILE, load_routing
+from .run_files import MANIFEST_FILE, METRICS_FILE, STATE_FILE, load_manifest, load_metrics, load_state
 from .run_state import model_settings
-from .safe_json import read_json
 from .state_folder import STATE_FOLDER, read_content
-from .state_guard import check_present, load_routing
-from .task_manifest import check_manifest
 from .training_routing_record import TRAINING_FILE, load_training_record
 
-METRICS_FILE = "metrics.json"
 YARDSTICK_NAMES = {"ncm": "NCM", "lda": "LDA", "linear": "linear"}
 
 
@@ -54,11 +51,9 @@ class RunFolder:
 
     def _results(self) -> dict | None:
         """What the run wrote of all its tasks at its end; None where it did not, or has begun more since."""
-        file = self.path / METRICS_FILE
-        if not file.is_file():
+        if not (self.path / METRICS_FILE).is_file():
             return None
-        content = read_json(file)
-        check_present(content, file)
+        content = load_metrics(self.path)
         begun = [task_index(self.tasks[-1].name)] if self.tasks else []
         if state := read_content(self.path / STATE_FOLDER):
             begun.append(state["task"])
@@ -107,11 +102,15 @@ class RunFolder:
     def manifest(self) -> dict | None:
         """Of the run's tasks, or where the run was cut, of the tasks learned; None where there is none."""
         places = [self.path, *self.tasks[-1:]] if self.finished else [*self.tasks[-1:], self.path]
-        file = next((folder / MANIFEST_FILE for folder in places if (folder / MANIFEST_FILE).is_file()), None)
-        if file is None:
+        folder = next((folder for folder in places if (folder / MANIFEST_FILE).is_file()), None)
+        if folder is None:
             return None
-        manifest = read_json(file)
-        check_manifest(manifest, file)
+        manifest, learned = load_manifest(folder), len(self.content.get("accuracy_matrix", ()))
+        if len(manifest["tasks"]) < learned:
+            raise ValueError(
+                f"{folder / MANIFEST_FILE}: tasks has {len(manifest['tasks'])} entries, but accuracy_matrix of "
+                f"{self.path} has {learned} rows. They are of different runs: run smope train again."
+            )
         return manifest
 
     @property
@@ -121,12 +120,25 @@ class RunFolder:
 
     @cached_property
     def usage(self) -> np.ndarray | None:
-        """How often each task's images selected each expert, (T, L, H, E); None where there are no counts."""
-        file = self.tasks[-1] / STATISTICS_FILE if self.tasks else None
-        if file is None or not file.is_file() or self.routing is None:
+        """How often each task's images selected each expert, (T, L, H, E); None where there are no counts.
+
+        Raises:
+            ValueError: when the routing report is of another model than the counts.
+        """
+        folder = self.tasks[-1] if self.tasks else None
+        if folder is None or not (folder / STATISTICS_FILE).is_file() or self.routing is None:
             return None
-        check_file(file)
-        return load_file(file).get("usage_by_task")
+        history = load_statistics(folder)[1]
+        if not history:
+            return None
+        usage, layers = torch.stack(history).numpy(), self.routing["layers"]
+        reported = (len(layers), len(layers[0]["usage_share"]) if layers else 0, self.routing["num_experts"])
+        if usage.shape[1:] != reported:
+            raise ValueError(
+                f"{folder / ROUTING_FILE}: layers, heads and num_experts are {reported}, but usage_by_task in "
+                f"{STATISTICS_FILE} has {usage.shape[1:]}. They are of different models: copy the checkpoint again."
+            )
+        return usage
 
     @cached_property
     def routing(self) -> dict | None:

@@ -3,9 +3,10 @@
 import os
 from pathlib import Path
 
-from .cli_common import names_in_short
+from .cli_common import LONGEST_NAME, names_in_short
 from .cli_inspect import describe_checkpoint
 from .metrics import metrics_where_measured
+from .printable import printable
 from .report_html import BAR, NUMBER, TEXT, counted, duration, embedded, percent, shown_value, table, write_html
 from .run_folder import RunFolder
 from .run_pictures import accuracy_pictures, routing_pictures
@@ -48,7 +49,7 @@ def write_report(run: str | os.PathLike, output: str | os.PathLike | None = None
 def _context(run: RunFolder) -> dict:
     described = describe_checkpoint(run.tasks[-1]) if run.tasks else None
     return {
-        "title": f"{run.method} on {run.manifest['name']}" if run.manifest else run.method,
+        "title": printable(f"{run.method} on {run.manifest['name']}" if run.manifest else run.method, LONGEST_NAME),
         "story": _story(run),
         "sections": SECTIONS,
         "tiles": _tiles(run, described),
@@ -65,7 +66,7 @@ def _context(run: RunFolder) -> dict:
         "settings": _settings(run),
         "protocol_hash": run.protocol_hash,
         "manifest": _class_order(run),
-        "versions": [[name, version] for name, version in run.content.get("versions", {}).items()],
+        "versions": [[name, shown_value(version)] for name, version in run.content.get("versions", {}).items()],
     }
 
 
@@ -74,7 +75,7 @@ def _story(run: RunFolder) -> str:
     state = f"{learned} learned." if run.finished else f"Not finished: {learned} learned so far."
     origin = run.content.get("continued_from")
     if origin:
-        source = origin.get("name") or "a checkpoint on disk"
+        source = printable(origin.get("name") or "a checkpoint on disk", LONGEST_NAME)
         state += f" It went on from {source}, which had learned {counted(origin['num_tasks'], 'task')}."
     return f"Run {run.path.resolve().name}. {state}"
 
@@ -208,7 +209,7 @@ def _class_order(run: RunFolder) -> dict | None:
         return None
     splits = ("train", "validation", "test")
     rows = [
-        [str(task["index"] + 1), ", ".join(task["class_names"]),
+        [str(task["index"] + 1), ", ".join(printable(name, LONGEST_NAME) for name in task["class_names"]),
          *(task[split]["sha256"][:16] if task[split] else "none" for split in splits)]
         for task in run.manifest["tasks"]
     ]  # fmt: skip

@@ -11,10 +11,12 @@ from torch import Tensor, distributed
 from .accuracy_matrix import AccuracyMatrix
 from .alignment import ClassStatistics
 from .configuration_incremental import IncrementalConfig
+from .safe_json import shown
 from .training_args import ContinualTrainingArguments
 from .version_changes import version_change
 
 PACKAGES = ("smope_hf", "torch", "transformers", "datasets", "accelerate", "numpy", "pillow")
+_MOST_NAMED = 12
 GROWING = {"backbone_config", "base_model_name_or_path", "base_model_revision", "tasks", "output_router_scores"}
 
 
@@ -99,7 +101,7 @@ def check_same_run(
     """
     settings = ContinualTrainingArguments().recipe() | saved["recipe"]
     different = [
-        f"{name} was {settings.get(name)!r} and is {recipe.get(name)!r}"
+        f"{name} was {shown(settings.get(name))} and is {shown(recipe.get(name))}"
         for name in sorted({*recipe, *saved["recipe"]})
         if settings.get(name) != recipe.get(name)
     ]
@@ -107,12 +109,14 @@ def check_same_run(
     for name in sorted(config.own_fields() - GROWING):
         before, now = getattr(saved_config, name, getattr(defaults, name)), getattr(config, name)
         if before != now:
-            different.append(f"{name} was {before!r} and is {now!r}")
+            different.append(f"{name} was {shown(before)} and is {shown(now)}")
     if saved["protocol_hash"] != protocol_hash:
         different.append("the tasks are others (their manifest's protocol_hash differs: data, class order or split)")
     if different:
+        more = f" and {len(different) - _MOST_NAMED} more" if len(different) > _MOST_NAMED else ""
         raise ValueError(
-            f"The run in {folder.parent} cannot be resumed with other settings: {'; '.join(different)}. Give the "
+            f"The run in {folder.parent} cannot be resumed with other settings: "
+            f"{'; '.join(different[:_MOST_NAMED])}{more}, as {folder.name} says. Give the "
             "settings it was started with, or another output_dir."
         )
 

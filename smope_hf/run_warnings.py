@@ -4,13 +4,12 @@ from collections import Counter
 
 import numpy as np
 
-from .checkpoint import MANIFEST_FILE, task_index
+from .checkpoint import MANIFEST_FILE, load_manifest, task_index
 from .cli_inspect import describe_checkpoint
 from .image_check import SKIPPED_FILE
 from .metrics import metrics_where_measured
 from .run_folder import METRICS_FILE, RunFolder
 from .run_health import UNALIGNED, chance_of, health_warnings
-from .safe_json import read_json
 from .task_manifest import protocol_hash
 from .version_changes import change_warning
 
@@ -142,7 +141,7 @@ def _protocol(run: RunFolder) -> list[str]:
         index, file = task_index(folder.name), folder / MANIFEST_FILE
         if index is not None and folder != run.path and file.is_file():
             expected = protocol_hash(run.manifest["tasks"][: index + 1])
-            if read_json(file).get("protocol_hash") != expected:
+            if load_manifest(folder)["protocol_hash"] != expected:
                 others.append(index)
     if others:
         found.append(

@@ -7,6 +7,7 @@ and names the file of its tensors.
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from pathlib import Path
@@ -15,12 +16,58 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
+from .checkpoint_guard import read_header
+from .checksums import sha256
+from .field_checks import (
+    MAX_TASKS,
+    Fields,
+    are_versions,
+    check_fields,
+    is_count,
+    is_object_of,
+    is_seconds,
+    is_settings,
+    is_short_text,
+)
 from .files import atomic_path, sync, write_json
+from .foreign_files import read_bytes
 from .safe_json import read_json, shown
+from .version_changes import are_version_changes
 
 FORMAT_VERSION = 1
 STATE_FOLDER = "state"
 INDEX_FILE = "state.json"
+TENSORS = re.compile(r"tensors-[0-9a-f]{16}\.safetensors")
+PHASES = ("dense", "sparse")
+COUNT, OBJECT = "an integer from 0", "an object of settings"
+FIELDS: Fields = {
+    "task": (lambda value: is_count(value) and value < MAX_TASKS, f"an integer from 0 to {MAX_TASKS - 1}"),
+    "phase": (lambda value: isinstance(value, str) and value in PHASES, "dense or sparse"),
+    **dict.fromkeys(("step", "steps", "read", "logged_steps"), (is_count, COUNT)),
+    "optimizer_steps": (lambda value: is_object_of(value, is_count), "an integer from 0 for each parameter"),
+    "scaler": (lambda value: value is None or is_settings(value), "an object of numbers, or null"),
+    "seconds": (lambda value: is_object_of(value, is_seconds), "an object of seconds"),
+    "num_processes": (lambda value: is_count(value) and value > 0, "an integer from 1"),
+    "recipe": (is_settings, OBJECT),
+    "model": (is_settings, OBJECT),
+    "protocol_hash": (is_short_text, "text"),
+    "follows": (lambda value: value is None or is_short_text(value), "text, or null"),
+    "callbacks": (
+        lambda value: is_object_of(value, lambda part: part is None or isinstance(part, dict)),
+        "an object, or null, for each callback",
+    ),
+    "versions": (are_versions, "an object of text"),
+    "version_changes": (are_version_changes, "a list of objects with behind_task, step and differences"),
+    "tensors": (
+        lambda value: (
+            isinstance(value, dict)
+            and isinstance(value.get("file"), str)
+            and TENSORS.fullmatch(value["file"]) is not None
+            and is_short_text(value.get("sha256"))
+        ),
+        "the name of a file beside it and its sha256",
+    ),
+}
 
 
 def has_state(output_dir: str | os.PathLike) -> bool:
@@ -47,7 +94,7 @@ def write_state(folder: Path, content: dict, tensors: dict[str, Tensor]):
         index = {
             "format_version": FORMAT_VERSION,
             **content,
-            "tensors": {"file": name, "sha256": _hash(folder / name)},
+            "tensors": {"file": name, "sha256": sha256(folder / name)},
         }
         write_json(folder / INDEX_FILE, {**index, "sha256": _digest(index)})
         sync(folder)
@@ -73,10 +120,10 @@ def read_content(folder: Path) -> dict | None:
         return None
     try:
         index = read_json(file)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise _broken(folder, str(error)) from error
     version = index.get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    if is_count(version) and version > FORMAT_VERSION:
         raise ValueError(
             f"{file} has format_version {shown(version)}; this version of smope_hf reads 1 to {FORMAT_VERSION}. "
             "Install the version that wrote it."
@@ -84,6 +131,13 @@ def read_content(folder: Path) -> dict | None:
     digest = index.pop("sha256", None)
     if digest != _digest(index):
         raise _broken(folder, f"{INDEX_FILE} does not fit its own hash")
+    try:
+        check_fields({"versions": {}, "version_changes": [], **index}, FIELDS, file)  # states of older versions
+    except ValueError as error:
+        raise _broken(folder, str(error)) from error
+    if not index["read"] <= index["step"] <= index["steps"]:
+        numbers = ", ".join(f"{name} = {index[name]}" for name in ("read", "step", "steps"))
+        raise _broken(folder, f"in {INDEX_FILE} {numbers}, which have to rise")
     return index
 
 
@@ -91,15 +145,19 @@ def read_tensors(folder: Path, content: dict) -> dict[str, Tensor]:
     """The tensors that belong to the JSON of a folder's state.
 
     Raises:
-        ValueError: when their file is missing or not the one that was written.
+        ValueError: when their file is missing, cannot be read, or is not the one that was written.
     """
     file = folder / content["tensors"]["file"]
     if not file.is_file():
         raise _broken(folder, f"{file.name} is missing")
-    found = file.read_bytes() if file.resolve().parent == folder.resolve() else b""
+    found = read_bytes(file) if file.resolve().parent == folder.resolve() else b""
     if hashlib.sha256(found).hexdigest() != content["tensors"]["sha256"]:
         raise _broken(folder, f"{file.name} is not the file that was written with {INDEX_FILE}")
-    return load(found)  # the very bytes that were hashed
+    try:
+        read_header(file)
+        return load(found)  # the very bytes that were hashed
+    except (ValueError, SafetensorError) as error:
+        raise _broken(folder, str(error)) from error
 
 
 def remove_state(folder: Path):
@@ -116,11 +174,6 @@ def advice(folder: Path) -> str:
 
 def _broken(folder: Path, what: str) -> ValueError:
     return ValueError(f"The state in {folder} is broken: {what}. {advice(folder)}")
-
-
-def _hash(file: Path) -> str:
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _digest(index: dict) -> str:

@@ -16,6 +16,8 @@ import pyarrow as pa
 
 from .embedded_data import EMBEDDED, digits
 from .folder_layout import check_class_folders, has_own_configuration, images_by_split
+from .image_places import check_image_places
+from .printable import is_blank, printable
 
 TEST_SPLIT_NAMES = ("test", "validation", "valid", "val")
 
@@ -43,8 +45,9 @@ def load_dataset_dict(
     Raises:
         FileNotFoundError: If the folder does not exist.
         OSError: If there is neither such a folder nor such a data set, or the Hub cannot be reached.
-        ValueError: If an option does not go with a folder made by `save_to_disk`, or a folder of images has images
-            outside a class folder or class folders without an image; see `check_class_folders`.
+        ValueError: If an option does not go with a folder made by `save_to_disk`, a folder of images has images
+            outside a class folder or class folders without an image (see `check_class_folders`), or a data set of the
+            Hub names files as its images that are not its own.
     """
     if name_or_path == EMBEDDED:
         return digits()
@@ -60,17 +63,20 @@ def load_dataset_dict(
     if folder.is_dir():
         return _load_folder(folder, config_name, revision, data_files)
     try:
-        return datasets.load_dataset(str(name_or_path), config_name, revision=revision, data_files=data_files)
+        loaded = _load(name_or_path, config_name, revision=revision, data_files=data_files)
     except (ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+        reason = printable(str(error).strip().splitlines()[0], 500).rstrip(".")
         raise OSError(
             f"{str(name_or_path)!r} is no folder here and could not be had from the Hub ({reason}). Check the name; a "
             "private data set needs `hf auth login` or HF_TOKEN."
         ) from error
+    if data_files is None:  # else the user has named the files
+        check_image_places(loaded, str(name_or_path))
+    return loaded
 
 
 def _load_folder(folder: Path, config_name: str | None, revision: str | None, data_files: Any) -> datasets.DatasetDict:
-    loaded = datasets.load_dataset(str(folder), config_name, revision=revision, data_files=data_files)
+    loaded = _load(folder, config_name, revision=revision, data_files=data_files)
     images = images_by_split(folder, loaded)
     if images is None:
         return loaded
@@ -78,8 +84,26 @@ def _load_folder(folder: Path, config_name: str | None, revision: str | None, da
         check_class_folders(folder, images)
     if any("label" not in split.features or split.data.column("label").null_count for split in loaded.values()):
         # left to itself, imagefolder gives no label to a class that is alone in all or in the first of the splits
-        return datasets.load_dataset(str(folder), config_name, data_files=data_files, drop_labels=False)
+        return _load(folder, config_name, data_files=data_files, drop_labels=False)
     return loaded
+
+
+def _load(name: str | Path, config_name: str | None, **options: Any) -> datasets.DatasetDict:
+    try:
+        return datasets.load_dataset(str(name), config_name, **options)
+    except datasets.exceptions.DatasetGenerationError as error:
+        reason: BaseException = error
+        while reason.__cause__ is not None:
+            reason = reason.__cause__
+        features = datasets.load_dataset_builder(str(name), config_name, **options).info.features or {}
+        kinds = ", ".join(f"{column!r} {_kind_of(feature)}" for column, feature in features.items())
+        declared = (
+            f" Its columns are declared as {kinds}: correct that (dataset_info in its README.md)," if kinds else ""
+        )
+        raise ValueError(
+            f"the data of {str(name)!r} cannot be read ({type(reason).__name__}: {printable(reason, 500)})."
+            f"{declared or ' Correct its files,'} or take the data set again from where it came."
+        ) from error
 
 
 def load_class_names(name_or_path: str | Path, label_column: str | None = None) -> list[str]:
@@ -134,15 +158,30 @@ def find_label_column(features: Mapping[str, Any], label_column: str | None = No
     if label_column is not None:
         if label_column in usable:
             return label_column
-        raise ValueError(
-            f"label_column={label_column!r} is not a ClassLabel, string or integer column; those are {usable}"
-        )
+        raise ValueError(_no_classes(features, label_column, usable))
     candidates = [name for name in usable if isinstance(features[name], datasets.ClassLabel)]
     if len(candidates) == 1:
         return candidates[0]
     if candidates:
         raise ValueError(f"several label columns, {candidates}: set label_column to one of them")
     raise ValueError(f"no column of type ClassLabel; set label_column to a string or integer column, of {usable}")
+
+
+def _no_classes(features: Mapping[str, Any], name: str, usable: list[str]) -> str:
+    """Why a column cannot tell the classes, and what to do."""
+    what = f"label_column={name!r} is not a ClassLabel, string or integer column"
+    if name not in features:
+        return f"{what}: there is no column of that name. Set label_column to one of {usable}"
+    kind = _kind_of(features[name])
+    advice = f"Set label_column to one of {usable}" if usable else "There is no such column"
+    if kind == "bool" or kind.startswith("float"):
+        to = "int64" if kind == "bool" else "string"
+        advice += f', or make it one: dataset.cast_column("{name}", datasets.Value("{to}"))'
+    return f"{what}: its type is {kind}. {advice}"
+
+
+def _kind_of(feature: Any) -> str:
+    return feature.dtype if isinstance(feature, datasets.Value) else type(feature).__name__
 
 
 def _label_kind(feature: Any) -> str | None:
@@ -298,7 +337,7 @@ def _distinct_labels(dataset: datasets.Dataset, split: str, label_column: str) -
     encoded = encoded.chunk(0) if isinstance(encoded, pa.ChunkedArray) else encoded
     values, codes = encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int64)
     for code, value in enumerate(values):
-        if isinstance(value, str) and not value.strip():
+        if isinstance(value, str) and is_blank(value):
             raise _no_label(split, int(np.argmax(codes == code)), label_column, value)
     return values, codes
 

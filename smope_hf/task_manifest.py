@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 import datasets
 import numpy as np
 
+from .field_checks import MAX_SETTINGS, MAX_TASKS, is_count, is_list_of, is_settings, is_short_text, is_text
+from .named_settings import MAX_WHOLE
+from .safe_json import shown
 from .task_split import Task, TaskSplit
 
 if TYPE_CHECKING:
@@ -112,37 +115,100 @@ def check_manifest(manifest: dict[str, Any], file: Any):
 
     def check(name: str, value: Any, fits: bool, allowed: str):
         if not fits:
-            raise ValueError(f"{file}: {name} = {str(value)[:80]} is not allowed; allowed: {allowed}. {_AGAIN}")
+            raise ValueError(f"{file}: {name} = {shown(value)} is not allowed; allowed: {allowed}. {_AGAIN}")
 
     version, tasks = manifest.get("format_version"), manifest.get("tasks")
     check("format_version", version, version == FORMAT_VERSION, f"{FORMAT_VERSION}, or install a newer smope_hf")
-    check("name", manifest.get("name"), isinstance(manifest.get("name"), str), "text")
-    for name in ("options", "columns", "information"):
-        check(name, manifest.get(name), isinstance(manifest.get(name), dict), "an object")
-    check("tasks", tasks, isinstance(tasks, list) and len(tasks) > 0, "a list of at least one task")
+    for name, (fits, allowed) in _FIELDS.items():
+        check(name, manifest.get(name), fits(manifest.get(name)), allowed)
+    fits = isinstance(tasks, list) and 0 < len(tasks) <= MAX_TASKS
+    check("tasks", tasks, fits, f"a list of 1 to {MAX_TASKS} tasks")
     first = 0
     for index, task in enumerate(tasks):
         where = f"tasks[{index}]"
         check(where, task, isinstance(task, dict), "an object")
-        check(f"{where}.index", task.get("index"), task.get("index") == index, str(index))
+        check(f"{where}.index", task.get("index"), is_count(task.get("index")) and task["index"] == index, str(index))
         names, ids = task.get("class_names"), task.get("class_ids")
-        text = isinstance(names, list) and len(names) > 0 and all(isinstance(name, str) for name in names)
-        check(f"{where}.class_names", names, text, "a list of text")
-        ids_fit = ids == list(range(first, first + len(names)))
+        check(f"{where}.class_names", names, is_list_of(names, is_text) and len(names) > 0, "a list of text")
+        ids_fit = is_list_of(ids, is_count) and ids == list(range(first, first + len(names)))
         check(f"{where}.class_ids", ids, ids_fit, f"{len(names)} whole numbers from {first} up")
         first += len(names)
         for split in ("train", "validation", "test"):
             entry = task.get(split)
             fits = (entry is None and split != "train") or (
                 isinstance(entry, dict)
-                and type(entry.get("num_samples")) is int
-                and entry["num_samples"] > 0
-                and isinstance(entry.get("sha256"), str)
+                and is_count(entry.get("num_samples"))
+                and 0 < entry["num_samples"] <= MAX_WHOLE
+                and is_short_text(entry.get("sha256"))
             )
             check(f"{where}.{split}", entry, fits, "num_samples and sha256")
     check("num_classes", manifest.get("num_classes"), manifest.get("num_classes") == first, str(first))
+    _check_information(manifest["information"], check, "information")
     expected = protocol_hash(tasks)
     check("protocol_hash", manifest.get("protocol_hash"), manifest.get("protocol_hash") == expected, expected)
+
+
+def _check_information(information: dict[str, Any], check, where: str):
+    """What is read of where the images came from, of the tasks before too where a run went on from another's."""
+    source, images = information.get("source"), information.get("skipped_images", [])
+    check(f"{where}.source", source, source is None or is_settings(source), "an object of text, or null")
+    name = (source or {}).get("name_or_path")
+    check(f"{where}.source.name_or_path", name, name is None or is_short_text(name), "text")
+    check(f"{where}.skipped_images", images, is_list_of(images, _is_skipped), f"objects of {', '.join(_OF_SKIPPED)}")
+    joint = information.get("joint_of", "")
+    check(f"{where}.joint_of", joint, is_short_text(joint), "text")
+    earlier = information.get("earlier", [])
+    fits = isinstance(earlier, list) and len(earlier) <= MAX_TASKS
+    check(f"{where}.earlier", earlier, fits, f"a list of at most {MAX_TASKS} objects")
+    runs = {f"{where}.earlier[{index}]": run for index, run in enumerate(earlier)}
+    if information.get("continues") is not None:
+        runs[f"{where}.continues"] = information["continues"]
+    for name, run in runs.items():
+        inner = run.get("information", {}) if isinstance(run, dict) else None
+        check(name, run, isinstance(inner, dict), "an object with an object `information`")
+        _check_information(inner, check, f"{name}.information")
+
+
+def earlier_runs(information: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a manifest tells of the runs that were gone on from, without their tasks, the oldest first.
+
+    Manifests of earlier versions hold each run within the next one, which JSON is read to a certain depth of.
+
+    Args:
+        information: of a manifest.
+    """
+    last = information.get("continues")
+    if last is None:
+        return []
+    inner = last.get("information", {})
+    own = {name: value for name, value in inner.items() if name not in ("continues", "earlier", "skipped_images")}
+    return [*earlier_runs(inner), *information.get("earlier", []), {**last, "information": own}]
+
+
+def _is_skipped(image: Any) -> bool:
+    return isinstance(image, dict) and all(fits(image.get(name)) for name, fits in _OF_SKIPPED.items())
+
+
+_OF_SKIPPED = {
+    "used_for": lambda value: isinstance(value, str) and value in ("train", "validation", "test"),
+    "split": is_short_text,
+    "row": is_count,
+    "column": is_short_text,
+    "reason": is_short_text,
+}
+_FIELDS = {
+    "name": (is_short_text, "text"),
+    "columns": (
+        lambda value: (
+            isinstance(value, dict)
+            and len(value) <= 20
+            and all(part is None or is_short_text(part) for part in value.values())
+        ),
+        "an object of names",
+    ),
+    "options": (lambda value: isinstance(value, dict) and len(value) <= MAX_SETTINGS, "an object"),
+    "information": (lambda value: isinstance(value, dict), "an object"),
+}
 
 
 def describe_task(task: Task) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import fsspec
 import numpy as np
 from PIL import Image
 
-from .image_reading import ChangedImage, UnreadableImage, decode_image, read_file, reason_of
+from .foreign_files import read_bytes
+from .image_reading import ChangedImage, UnreadableImage, decode_image, reason_of
 
 _ROWS_PER_READ = 32
 _ADVICE = (
@@ -189,7 +190,7 @@ def _content(encoded: dict[str, Any] | None) -> bytes:
     try:
         # Archives on the Hub stay where they are ("zip://a.png::hf://..."); everything else is a local file.
         if "://" not in encoded["path"]:
-            return read_file(encoded["path"])
+            return read_bytes(encoded["path"])
         with fsspec.open(encoded["path"], "rb") as file:
             return file.read()
     except OSError as error:

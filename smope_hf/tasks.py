@@ -8,11 +8,18 @@ from typing import Any
 import datasets
 import numpy as np
 
+from .class_names import check_class_names
 from .named_settings import some_names
+from .output_check import check_text
 from .task_data import Classes, find_image_column, find_label_column, find_test_split, load_dataset_dict, read_classes
 from .task_manifest import build_manifest
 from .task_partition import RowSampler, check_max_tasks, class_groups
 from .task_split import Task, TaskSplit
+
+_NAME_IT = (
+    "Name the class: rename its folder, or in Python use dataset.cast_column(label_column, "
+    "datasets.ClassLabel(names=[...])). Or leave it out with class_lists."
+)
 
 
 class TaskStream(Sequence[Task]):
@@ -52,7 +59,8 @@ class TaskStream(Sequence[Task]):
         name: Name of the data set in reports. Default "dataset"; `load` takes it from the source.
 
     Raises:
-        ValueError: If an option is wrong, an image has no label, or a class has no image to train or to test on.
+        ValueError: If an option is wrong, an image has no label, a class has no name that can be seen, or no image to
+            train or to test on.
     """
 
     def __init__(
@@ -111,6 +119,8 @@ class TaskStream(Sequence[Task]):
         check_max_tasks(max_tasks, len(groups))
         names = [[classes.names[position] for position in group] for group in groups]
         self.class_names: list[str] = [name for group in names[:max_tasks] for name in group]
+        chosen = {position: classes.names[position] for group in groups for position in group}
+        check_class_names(chosen, f"label_column={self.label_column!r}", _NAME_IT)
         self.options: dict[str, Any] = {
             **sizes,
             "class_lists": None if class_lists is None else names,
@@ -152,6 +162,7 @@ class TaskStream(Sequence[Task]):
             ValueError: As for `TaskStream`, or a folder of images has images outside a class folder, or class folders
                 without an image.
         """
+        check_text(str(name_or_path), "dataset")  # manifests tell it
         dataset = load_dataset_dict(name_or_path, config_name=config_name, revision=revision, data_files=data_files)
         folder = Path(name_or_path).expanduser()
         # the manifest travels with checkpoints: a folder's place on this machine is nobody's business there

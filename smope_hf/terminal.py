@@ -1,6 +1,6 @@
-"""Tables of accuracies and metrics for the terminal, in percent and in ASCII only."""
+"""Tables for the terminal, in ASCII only; those of accuracies and metrics are in percent."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -9,6 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from .metrics import as_accuracy_matrix
+from .printable import printable
+from .printing import LONGEST_LINE, print_rich
+
+LONGEST_CELL = 300  # characters
 
 ASCII_RULE = Box("    \n    \n -- \n    \n -- \n -- \n    \n    \n", ascii=True)
 _METRIC_COLUMNS = {
@@ -86,5 +90,23 @@ def metrics_table(methods: Mapping[str, Mapping[str, float | None]]) -> Table:
         missing = [key for key in _METRIC_COLUMNS.values() if key not in methods[name]]
         if missing:
             raise ValueError(f"method {name!r} lacks {missing}: pass the dictionary that continual_metrics returns")
-        table.add_row(Text(name), *(_percent(methods[name][key]) for key in _METRIC_COLUMNS.values()))
+        table.add_row(
+            Text(printable(name, LONGEST_CELL)), *(_percent(methods[name][key]) for key in _METRIC_COLUMNS.values())
+        )
     return table
+
+
+def print_table(title: str, columns: dict[str, str], rows: list[Sequence[str] | None]):
+    """Print a table under a title.
+
+    Args:
+        title: line above it.
+        columns: headers, with "left" or "right".
+        rows: cells; None for a rule.
+    """
+    table = Table(box=ASCII_RULE, show_edge=False, pad_edge=False, collapse_padding=True)
+    for header, side in columns.items():
+        table.add_column(Text(header), justify=side, overflow="fold", no_wrap=side == "right")
+    for row in rows:
+        table.add_section() if row is None else table.add_row(*(Text(printable(cell, LONGEST_CELL)) for cell in row))
+    print_rich(Text(printable(title, LONGEST_LINE), style="bold"), table)

@@ -9,7 +9,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, tqdm
-from rich.console import Console
 from torch import Tensor
 
 from .accuracy_matrix import AccuracyMatrix
@@ -21,6 +20,7 @@ from .compiled_backbone import CompiledBackbone, check_compiler
 from .config_guard import check_class_count
 from .continued_stream import ContinuedStream
 from .evaluation import Evaluation, evaluate_tasks, overall_accuracy, predict
+from .field_checks import check_task_count
 from .image_check import checked_stream
 from .image_store import DecodedImages, ImageStore
 from .interruption import StopSignals, interruptible
@@ -28,16 +28,20 @@ from .metrics import metrics_where_measured
 from .mid_task import MidTask
 from .modeling_incremental import IncrementalClassifier
 from .other_alignments import OtherAlignments
+from .printing import say_once
 from .process_group import end_group_at_exit
 from .results import keep_results, print_results, run_details, write_results
 from .run_health import health_of
+from .run_place import folder_taken
+from .run_room import most_images
 from .run_state import RunState
 from .seeding import derive_generator, derive_seed
 from .statistics_pass import StatisticsStage
+from .stopwatch import seconds_since
 from .task_data import check_tests
 from .task_split import TaskSplit
 from .tasks import Task, TaskStream
-from .trainer_folder import KeepsRunFolder
+from .trainer_folder import KeepsRunFolder, lets_go_when_refused
 from .trainer_hub import PushesToHub
 from .training_args import ContinualTrainingArguments, check_alignment
 from .training_phase import TrainingPhase
@@ -59,8 +63,11 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
             `args.alignment` is none that the method can have.
         FileExistsError: when the output folder holds a run and `args.resume` is off, or another run than the one that
             the model's classes are from.
+        FolderHeldError: when another run has the output folder; the message says which.
+        OSError: when the output folder cannot be written, before any image is read.
     """
 
+    @lets_go_when_refused
     def __init__(
         self,
         model: IncrementalClassifier,
@@ -77,11 +84,13 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
                 "ContinualTrainer.from_checkpoint()."
             )
         check_class_count(stream.num_classes)
+        check_task_count(len(stream))
         if state is None and args.alignment != ContinualTrainingArguments.alignment:  # the default is no choice
             check_alignment(args.alignment, model.closed_form)
         self.num_known = len(model.config.tasks)
         self.args = args
         self.signals, self.mid_task = StopSignals(), MidTask(self)
+        self._take_folder()
         self._check_output_dir(state)
         if not self.num_known:
             check_tests(stream)
@@ -119,6 +128,8 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
         self.yardsticks: dict[str, AccuracyMatrix] = {}
         where = args.image_cache_dir or args.output_dir
         self._images = ImageStore(self.image_processor, size, args.image_cache_gib * 2**30, where)
+        self._images.check_room(most_images(self.stream))
+        self._check_room_for_tasks()
         self.compiled = CompiledBackbone()
         self.evaluation: Evaluation | None = None  # the last one
         self.logged_steps = 0
@@ -128,7 +139,9 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
         """A trainer that teaches a saved model the classes of a stream; see `smope_hf.continuation.continue_from`."""
         from .continuation import continue_from
 
-        return continue_from(cls, checkpoint, stream, output_dir=output_dir, **options)
+        cache = options.get("image_cache_dir")
+        with folder_taken(str(output_dir), cache if isinstance(cache, str) else None):  # before anything is loaded
+            return continue_from(cls, checkpoint, stream, output_dir=output_dir, **options)
 
     # ------------------------------------------------------------------ the run
 
@@ -144,7 +157,7 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
             TrainingDivergedError: when the loss is not finite; the message names the step and the last checkpoint.
             TrainingInterrupted: when SIGTERM or Ctrl-C stops it; what to do to go on is printed.
         """
-        with interruptible(self):
+        with interruptible(self), self._in_own_folder():
             return self._learn_all()
 
     def _learn_all(self) -> dict:
@@ -199,7 +212,7 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
     def _report_health(self):
         """Print what went wrong with the task just learned; metrics.json and the report say it of the whole run."""
         for warning in health_of(self, newest=True):
-            self.accelerator.print(f"Warning: {warning}")
+            say_once(self.accelerator, f"Warning: {warning}")
 
     def _train_on(self, task: Task, images: DecodedImages):
         """All phases of a task; none for a method that trains nothing."""
@@ -243,7 +256,7 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
                 self.yardsticks,
                 self.args.report,
             )
-            print_results(Console(), self.state.matrix, content)
+            print_results(self.state.matrix, content)
         self.accelerator.wait_for_everyone()
         return content
 
@@ -292,7 +305,7 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
         self.signals.stop_if_told(self.accelerator)
         start = time.perf_counter()
         yield
-        seconds[stage] = round(seconds.get(stage, 0.0) + time.perf_counter() - start, 3)
+        seconds[stage] = round(seconds.get(stage, 0.0) + seconds_since(start), 3)
 
     def bar(self, total: int, description: str):
         """A progress bar, on the main process only."""

@@ -1,20 +1,76 @@
 """The part of the trainer that keeps a run in its folder: a checkpoint for each task, and going on from the last."""
 
+import functools
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from . import checkpoint
 from .image_check import write_skipped
+from .output_check import check_room
 from .pretrained import holds_backbone
+from .printing import say_once
+from .run_lock import FolderHold
+from .run_place import check_begun, take_folder
+from .run_room import checkpoint_bytes
 from .run_state import RunState, check_same_run, versions
-from .state_folder import has_state
 from .task_manifest import first_tasks
 from .tasks import Task
 from .unchanged_files import check_unchanged, identities
 from .version_changes import change_warning
 
 
+def lets_go_when_refused(init: Callable) -> Callable:
+    """Decorator of a trainer's `__init__`: one that is not made does not hold its folder."""
+
+    @functools.wraps(init)
+    def made(self, *arguments, **options):
+        try:
+            init(self, *arguments, **options)
+        except BaseException:
+            self._let_folder_go()
+            raise
+
+    return made
+
+
 class KeepsRunFolder:
-    """Saves the tasks of a run in `args.output_dir`, and resumes behind the last of them; for [`ContinualTrainer`]."""
+    """Saves the tasks of a run in `args.output_dir`, and resumes behind the last of them; for [`ContinualTrainer`].
+
+    The folder is held from when the trainer is made until its `train()` has ended, or the trainer is gone.
+    """
+
+    _has_folder = False
+    _hold: FolderHold | None = None  # of the main process
+
+    def _take_folder(self):
+        """Hold the folder and try it, where that has not been done; on every process."""
+        if self._has_folder:
+            return
+        args = self.args
+        self._hold = take_folder(args.output_dir, args.image_cache_dir, args.report_to)
+        self._has_folder = True
+        if self._hold is not None:
+            weakref.finalize(self, self._hold.release)
+
+    def _let_folder_go(self):
+        if self._hold is not None:
+            self._hold.release()
+        self._hold, self._has_folder = None, False
+
+    @contextmanager
+    def _in_own_folder(self) -> Iterator[None]:
+        """A block that writes into the folder, and lets it go."""
+        self._take_folder()
+        try:
+            if self._hold is None:
+                yield
+            else:
+                with self._hold.in_use():
+                    yield
+        finally:
+            self._let_folder_go()
 
     def _save(self, task: Task, manifest: dict):
         if self.accelerator.is_main_process:
@@ -48,16 +104,15 @@ class KeepsRunFolder:
         return checkpoint.saved_tasks(self.args.output_dir, self.num_known)
 
     def _check_output_dir(self, state: RunState | None):
-        saved, folder = self.saved_tasks(), self.args.output_dir
         if self.num_known:
-            checkpoint.check_own_run(folder, self.num_known, state.follows)
-        if (saved or has_state(folder)) and not self.args.resume:
-            training = f"a task in training, in {self.mid_task.folder}"
-            what = f"learned tasks, up to {saved[-1].name}" if saved else training
-            raise FileExistsError(
-                f"{folder} already holds {what}. Set resume (on a command line --resume) to go on from there, or give "
-                "another output_dir."
-            )
+            checkpoint.check_own_run(self.args.output_dir, self.num_known, state.follows)
+        check_begun(self.args.output_dir, self.args.resume, self.num_known)
+
+    def _check_room_for_tasks(self):
+        to_save = self.stream[self.num_known + len(self.saved_tasks()) :] if self.args.save_checkpoints else ()
+        if len(to_save):
+            needed = checkpoint_bytes(self.model, to_save, self.args.checkpoint_every)
+            check_room(self.args.output_dir, needed, f"Saving {len(to_save)} tasks")
 
     def _prepare_output(self, manifest: dict):
         saved = self.saved_tasks()
@@ -80,7 +135,7 @@ class KeepsRunFolder:
         step = None if found is None else found["step"]
         change = self.state.compare_versions(len(self.model.config.tasks), step)
         if change is not None:
-            self.accelerator.print(f"Warning: {change_warning(change)}")
+            say_once(self.accelerator, f"Warning: {change_warning(change)}")
 
     def _resume_from(self, folder: Path, manifest: dict):
         seen = identities(folder.iterdir())
@@ -99,4 +154,4 @@ class KeepsRunFolder:
         self.state.follows = checkpoint.statistics_hash(folder)
         self.logged_steps = saved["logged_steps"]
         check_unchanged(seen)  # all parts are of one folder
-        self.accelerator.print(f"Resuming behind {folder}: {len(model.config.tasks)} tasks are learned.")
+        say_once(self.accelerator, f"Resuming behind {folder}: {len(model.config.tasks)} tasks are learned.")

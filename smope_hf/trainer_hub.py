@@ -1,7 +1,10 @@
 """The part of the trainer that speaks with the Hub."""
 
+from functools import partial
+
 from . import checkpoint
 from .hub import PushConflictError, PushedTask, PushError, check_can_be_shared, check_next, open_repository, push_run
+from .printing import say_once
 
 
 class PushesToHub:
@@ -32,7 +35,7 @@ class PushesToHub:
             "include_backbone": self.args.hub_include_backbone,
             "remote_code": self.args.hub_remote_code,
             "license": self.args.hub_license,
-            "report": self.accelerator.print,
+            "report": partial(say_once, self.accelerator),
             **options,
         }
         if not self.accelerator.is_main_process:
@@ -66,7 +69,7 @@ class PushesToHub:
             self.push_failure = None
         except PushError as error:
             self.push_failure = error
-            self.accelerator.print(f"Not pushed yet: {error}")
+            say_once(self.accelerator, f"Not pushed yet: {error}")
         self.accelerator.wait_for_everyone()
 
     def raise_push_failure(self):

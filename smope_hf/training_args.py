@@ -5,12 +5,31 @@ from dataclasses import asdict, dataclass, field, fields
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from .named_settings import MAX_NUMBER, MAX_SEED, MAX_THREADS, MAX_WHOLE, NamedSettings
+from .safe_json import shown
 
 ALIGNMENTS = ("none", "gaussian", "gaussian-full", "lda", "ncm")
 CLOSED_FORMS = ("lda", "ncm")  # of ALIGNMENTS those that set the head's rows, whatever training left
 DRIFT_COMPENSATIONS = ("none", "shift", "linear")
 UNCOMPENSATED = "-uncompensated"
 COMPARABLE = (*ALIGNMENTS, *(name + UNCOMPENSATED for name in ALIGNMENTS if name != "none"))
+
+
+# Every setting is in one of these three. What a checkpoint says of the third is never taken: it is the user's.
+LEARNING = (  # decide the result: in the recipe, and taken from the checkpoint that training goes on from
+    "seed", "epochs", "dense_epochs", "batch_size", "gradient_accumulation_steps", "learning_rate",
+    "prefix_lr_multiplier", "backbone_lr_multiplier", "min_learning_rate", "freeze_epochs", "lr_schedule",
+    "weight_decay", "max_grad_norm", "crop_scale", "crop_ratio", "flip_probability", "normalization", "statistics",
+    "drift_compensation", "drift_shrinkage", "alignment", "compare_alignments", "alignment_epochs",
+    "alignment_batch_ratio", "alignment_learning_rate", "alignment_weight_decay", "alignment_shrinkage",
+    "mixed_precision", "gradient_checkpointing", "torch_compile",  # these round: without them no bit is the same
+)  # fmt: skip
+ROUNDING = ("eval_batch_size",)  # moves the last bits alone: not in the recipe, but taken from the checkpoint
+OWN = (
+    "output_dir", "image_cache_dir", "image_cache_gib", "dataloader_num_workers",  # their machine
+    "save_checkpoints", "checkpoint_every", "resume", "on_bad_image",  # what becomes of their images and their work
+    "report_to", "logging_steps", "report", "disable_progress",  # what they look at, and where it goes
+    "push_to_hub", "hub_model_id", "hub_private_repo", "hub_license", "hub_include_backbone", "hub_remote_code",
+)  # fmt: skip
 
 
 def _setting(default, text: str, choices: tuple[str, ...] | None = None):
@@ -193,7 +212,7 @@ class ContinualTrainingArguments(NamedSettings):
 
     def _check(self, name: str, allowed: bool, what_is_allowed: str):
         if not allowed:
-            given = f"ContinualTrainingArguments.{name} = {getattr(self, name)!r}"
+            given = f"ContinualTrainingArguments.{name} = {shown(getattr(self, name))}"
             raise ValueError(f"{given} is not allowed. Allowed: {what_is_allowed}.")
 
     @property
@@ -202,14 +221,8 @@ class ContinualTrainingArguments(NamedSettings):
         return self.epochs // 2 if self.dense_epochs is None else self.dense_epochs
 
     def recipe(self) -> dict:
-        """The settings that decide the result: all but where it goes, what it shows, and how it is computed."""
-        elsewhere = {
-            "output_dir", "resume", "report_to", "logging_steps", "disable_progress", "image_cache_gib",
-            "image_cache_dir", "dataloader_num_workers", "eval_batch_size", "save_checkpoints", "report",
-            "push_to_hub", "hub_model_id", "hub_private_repo", "hub_include_backbone", "hub_remote_code",
-            "hub_license", "checkpoint_every", "on_bad_image",
-        }  # fmt: skip
-        return {name: value for name, value in asdict(self).items() if name not in elsewhere}
+        """The settings that decide the result (`LEARNING`): all but where it goes, what it shows, and its machine."""
+        return {name: value for name, value in asdict(self).items() if name in LEARNING}
 
     def flat_recipe(self) -> dict:
         """`recipe()` as trackers take it: numbers and text."""

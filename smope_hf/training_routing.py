@@ -7,10 +7,13 @@ import numpy as np
 import torch
 
 from .callbacks import ContinualCallback
+from .field_checks import MAX_COUNT, is_count
 from .files import write_json
 from .prefix_experts import membership
 from .routing_patterns import balance
-from .training_routing_record import FORMAT_VERSION, TRAINING_FILE, load_training_record
+from .routing_record import Checker
+from .state_folder import INDEX_FILE
+from .training_routing_record import FORMAT_VERSION, TRAINING_FILE, check_entry, load_training_record
 
 
 class TrainingRoutingRecorder(ContinualCallback):
@@ -67,9 +70,18 @@ class TrainingRoutingRecorder(ContinualCallback):
                 f"The first steps of the task in {trainer.mid_task.folder} were not recorded. Leave record_routing "
                 "out, or remove that folder to begin the task again."
             )
-        self._tasks[-1] = state["task"]
+        place = trainer.mid_task.folder / INDEX_FILE
+        check, begun, layers = Checker(place), self._tasks[-1], len(self._counts)
+        task, counts = state.get("task"), state.get("counts")
+        where = f"callbacks.{type(self).__name__}"
+        check(f"{where}.task", task, isinstance(task, dict), "an object")
+        check_entry(check, f"{where}.task", task, {"task": begun["task"] - 1, "step": begun["first_step"]}, layers)
+        check(f"{where}.task.task", task["task"], task["task"] == begun["task"], str(begun["task"]))
+        shape = tuple(self._counts.shape)
+        check(f"{where}.counts", counts, are_counts(counts, shape), f"integers from 0, in lists of {shape}")
+        self._tasks[-1] = task
         if trainer.accelerator.is_main_process:  # the counts are those of all processes
-            self._counts = torch.tensor(state["counts"], device=self._counts.device)
+            self._counts = torch.tensor(counts, device=self._counts.device)
 
     def on_training_end(self, trainer, task):
         self._tasks[-1]["keys_sha256"] = _digest(trainer.model)
@@ -93,6 +105,13 @@ class TrainingRoutingRecorder(ContinualCallback):
         # the keys stay as training left them until the next task begins: they tell that the newest record is its own
         same = tasks and tasks[-1]["task"] == learned and tasks[-1]["keys_sha256"] == _digest(trainer.model)
         return tasks if same else []
+
+
+def are_counts(value, shape: tuple[int, ...]) -> bool:
+    """Whether this is a list of lists of a shape, with an integer from 0 in each place."""
+    if not shape:
+        return is_count(value) and value <= MAX_COUNT
+    return isinstance(value, list) and len(value) == shape[0] and all(are_counts(part, shape[1:]) for part in value)
 
 
 def _digest(model) -> str:

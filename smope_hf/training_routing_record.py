@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .field_checks import is_count, is_list_of, is_short_text
 from .routing_record import Checker, fractions, open_record
-from .state_guard import is_count, is_list_of, is_text
 
 TRAINING_FILE = "routing_training.json"
 FORMAT_VERSION = 1
@@ -31,21 +31,36 @@ def load_training_record(run: Path) -> dict:
         OSError: when there is no record.
     """
     content, check = open_record(Path(run) / TRAINING_FILE, FORMAT_VERSION)
-    layers, tasks = content["layers"], content["tasks"]
     before = {"task": 0, "step": 0}
-    for index, entry in enumerate(tasks):
-        where = f"tasks[{index}]"
-        for name, least in (("task", before["task"] + 1), ("first_step", before["step"])):
-            value = entry.get(name)
-            check(f"{where}.{name}", value, is_count(value) and value >= least, f"an integer from {least}")
-        check(f"{where}.keys_sha256", entry.get("keys_sha256"), is_text(entry.get("keys_sha256")), "text")
-        before = {"task": entry["task"], "step": entry["first_step"]}
-        readings = entry.get("readings")
-        check(f"{where}.readings", readings, is_list_of(readings, lambda part: isinstance(part, dict)), "objects")
-        for number, reading in enumerate(readings):
-            _check_reading(check, f"{where}.readings[{number}]", reading, before["step"] + 1, len(layers))
-            before["step"] = reading["step"]
+    for index, entry in enumerate(content["tasks"]):
+        check_entry(check, f"tasks[{index}]", entry, before, len(content["layers"]))
+        value = entry.get("keys_sha256")
+        check(f"tasks[{index}].keys_sha256", value, is_short_text(value), "text")
     return content
+
+
+def check_entry(check: Checker, where: str, entry: dict, before: dict[str, int], layers: int):
+    """Check what is recorded of one task, but for the hash that it gets when the task's training ends.
+
+    Args:
+        check: of the file.
+        where: the entry's place in it.
+        entry: the task's.
+        before: `task` and `step` that come before it; set to its last ones.
+        layers: number L of prompt layers.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    for name, least in (("task", before["task"] + 1), ("first_step", before["step"])):
+        value = entry.get(name)
+        check(f"{where}.{name}", value, is_count(value) and value >= least, f"an integer from {least}")
+    before.update(task=entry["task"], step=entry["first_step"])
+    readings = entry.get("readings")
+    check(f"{where}.readings", readings, is_list_of(readings, lambda part: isinstance(part, dict)), "objects")
+    for number, reading in enumerate(readings):
+        _check_reading(check, f"{where}.readings[{number}]", reading, before["step"] + 1, layers)
+        before["step"] = reading["step"]
 
 
 def _check_reading(check: Checker, where: str, reading: dict, least: int, layers: int):

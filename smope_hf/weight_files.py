@@ -13,6 +13,7 @@ from transformers.utils import (
 
 from .checkpoint_guard import Header, inside, read_header, shard_names
 from .checksums import CHECKSUMS_FILE
+from .safe_json import shown
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
@@ -50,7 +51,7 @@ def find_weights(name: str | os.PathLike, revision: str | None, where: dict) -> 
     found = {shard: find_file(name, shard, revision, where) for shard in shard_names(index)}
     missing = [shard for shard, path in found.items() if path is None]
     if missing:
-        raise OSError(f"{index} lists {missing[0]!r}, which is not there. Download the checkpoint again.")
+        raise OSError(f"{index} lists {shown(missing[0])}, which is not there. Download the checkpoint again.")
     return list(found.values())
 
 
@@ -85,6 +86,6 @@ def read_headers(paths: list[Path]) -> Header:
         header = read_header(path)
         twice = sorted(header.keys() & together.keys())
         if twice:
-            raise ValueError(f"{path} holds {twice[0]!r}, and so does another file of the same index.")
+            raise ValueError(f"{path} holds {shown(twice[0])}, and so does another file of the same index.")
         together.update(header)
     return together

@@ -316,4 +316,4 @@ def test_a_file_to_predict_that_breaks_behind_the_look_is_named(tmp_path):
         read_image(file)
     file.unlink()
     os.mkfifo(file)
-    assert check_images([file]) == ([], [(file, "it is no regular file")])
+    assert check_images([file]) == ([], [(file, "it is a named pipe, and only regular files are read")])

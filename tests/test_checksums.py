@@ -13,8 +13,8 @@ from transformers import AutoModelForImageClassification
 import smope_hf.checksums
 from smope_hf import ContinualTrainer, SMoPEForImageClassification
 from smope_hf.checkpoint import load_manifest, load_state, load_statistics
+from smope_hf.checkpoint_source import find_checkpoint
 from smope_hf.checksums import CHECKSUMS_FILE, listed, sha256
-from smope_hf.hub_files import find_checkpoint
 from smope_hf.run_folder import RunFolder
 from smope_hf.state_guard import load_routing
 

@@ -312,7 +312,7 @@ def test_warnings_come_with_remedies():
 
 
 def test_info_refuses_other_models(place, tmp_path):
-    assert "type 'vit'" in fails("info", place / "vit")
+    assert "model_type = 'vit' is no model of smope_hf" in fails("info", place / "vit")
     assert str(tmp_path) in fails("info", tmp_path)
     assert "no-such-folder" in fails("info", "./no-such-folder")
 
@@ -375,7 +375,7 @@ def test_a_mistake_in_plotting_is_one_line(place, tmp_path):
     both = ("plot", tmp_path / "one", tmp_path / "two", "--output", tmp_path / "out")
     assert "learned different tasks, so they share no picture: one; two" in fails(*both)
     (tmp_path / "one" / "metrics.json").write_text(json.dumps({"accuracy_matrix": [[1], [50]]}))
-    assert "accuracy_matrix is [[1], [50]]. Allowed: rows of fractions" in fails("plot", tmp_path / "one")
+    assert "accuracy_matrix is [[1], [50]]. Allowed: for each task a row, of as many fractions" in fails("plot", tmp_path / "one")
 
 
 # ---------------------------------------------------------------------- errors and processes

@@ -12,7 +12,7 @@ from runs import assert_same_run, save_backbone
 from test_processes import launch
 
 from smope_hf.checkpoint import load_statistics, saved_tasks
-from smope_hf.hub_files import find_checkpoint
+from smope_hf.checkpoint_source import find_checkpoint
 from smope_hf.state_folder import read_content
 
 MINUTE = 60

@@ -12,8 +12,8 @@ from transformers import ViTImageProcessorPil
 
 from smope_hf import ContinualTrainer, TaskStream
 from smope_hf.checkpoint import load_manifest, load_state, load_statistics
+from smope_hf.checkpoint_source import find_checkpoint
 from smope_hf.embedded_data import digits
-from smope_hf.hub_files import find_checkpoint
 from smope_hf.state_guard import load_routing
 
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -1,7 +1,6 @@
 """What stands around the page of examples/space: limits, visits, requests that are not taken, and a Space's files."""
 
 import io
-import json
 import re
 import struct
 import subprocess
@@ -18,14 +17,9 @@ import pytest
 import yaml
 from PIL import Image
 from space import ROOT, SPACE
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
-from starlette.routing import Route
-from starlette.testclient import TestClient
 
 from desk import BROKEN, explain  # isort: skip
-from guard import Guard  # isort: skip
+from files import Files  # isort: skip
 from limits import Limits, Refused  # isort: skip
 from visits import Visits, remove_for_good  # isort: skip
 
@@ -91,6 +85,8 @@ def test_names_of_new_classes():
         "x" * 41: "41 characters: at most 40",
         "a\u202eb": "cannot be shown",
         "a\nb": "cannot be shown",
+        "\u3164\u3164": "cannot be shown",
+        "a\x1b[31m": "cannot be shown",
         "CAT": "knows a class 'cat' already. Give the new one another name, or choose a revision",
     }.items():
         with pytest.raises(Refused, match=message):
@@ -124,50 +120,73 @@ class Clock:
         return self.now
 
 
-def upload(visits: Visits, name: str, *keys: str) -> Path:
-    path = visits.uploads / f"hash-of-{name}" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
+def open_visits(folder: Path, limits: Limits = LIMITS, clock=Clock(), forget=lambda folder: None) -> Visits:
+    return Visits(Files(folder / "uploads", limits, clock), limits, forget, clock)
+
+
+def upload(visits: Visits, name: str) -> Path:
+    path = visits.files.place(name)
     path.write_bytes(b"image")
-    for key in keys:
-        assert visits.take(visits.of(key), str(path)) == path
+    visits.files.add_sent(path, "image/png", "1.2.3.4")
     return path
 
 
 def test_a_visit_that_ends_leaves_nothing_and_takes_nothing_of_others(tmp_path):
     forgotten, outside = [], tmp_path / "mine.txt"
     outside.write_text("keep")
-    visits = Visits(tmp_path / "uploads", LIMITS, forgotten.append)
+    visits = open_visits(tmp_path, forget=forgotten.append)
     (visits.of("a").folder / "task-05").mkdir()
-    own, both, example = upload(visits, "own", "a"), upload(visits, "both", "a", "b"), upload(visits, "example", "a")
-    visits.own_files = {example}
+    (example,) = visits.files.add_own([outside])
+    own, others, unused = upload(visits, "own"), upload(visits, "own"), upload(visits, "own")
+    for key, path in (("a", own), ("b", others), ("a", example), ("b", example)):
+        assert visits.take(visits.of(key), str(path)) == path
     folder, other = visits.of("a").folder, visits.of("b").folder
     assert re.fullmatch(r"visit-[0-9a-f]{32}", folder.name)  # its files are handed out to whom knows the name
     visits.end("a")
     visits.end("a")  # a page may say so twice
     assert not folder.exists() and not own.parent.exists() and forgotten == [folder]
-    assert both.exists() and example.exists() and outside.exists() and other.exists()
+    assert others.exists() and unused.exists() and example.exists() and outside.exists() and other.exists()
     visits.end("b")
-    assert not both.exists() and sorted(p.name for p in visits.uploads.iterdir()) == ["hash-of-example"]
+    assert not others.parent.exists() and example.exists()
 
 
 def test_only_uploaded_files_are_taken(tmp_path):
-    visits = Visits(tmp_path / "uploads", LIMITS)
+    visits = open_visits(tmp_path)
     other = visits.of("other").folder / "lesson.zip"
     other.write_bytes(b"another visitor's")
+    theirs = upload(visits, "theirs")
+    visits.take(visits.of("other"), str(theirs))
     outside = tmp_path / "mine.txt"
     outside.write_text("keep")
-    link = visits.uploads / "hash" / "link.png"
+    link = visits.files.folder / "hash" / "link.png"
     link.parent.mkdir()
     link.symlink_to(outside)
-    for path in (outside, other, link, visits.uploads / "hash" / ".." / ".." / "mine.txt", "/etc/passwd", ""):
+    mine = upload(visits, "mine")
+    for path in (
+        outside, other, theirs, link, link.parent / ".." / ".." / "mine.txt", "/etc/passwd", "", f"{mine}/",
+        mine.parent / ".." / mine.parent.name / mine.name,
+    ):  # fmt: skip
         with pytest.raises(Refused, match="was not uploaded here"):
             visits.take(visits.of("a"), str(path))
-    assert not visits.of("a").uploads
+    assert visits.take(visits.of("a"), str(mine)) == mine
+
+
+def test_uploads_that_no_visit_uses_go(tmp_path):
+    clock = Clock()
+    visits = open_visits(tmp_path, clock=clock)
+    unused, used = upload(visits, "a.png"), upload(visits, "a.png")
+    visits.take(visits.of("a"), str(used))
+    clock.now = 1799.0
+    visits.of("a")
+    assert unused.exists()
+    clock.now = 1801.0
+    visits.sweep()
+    assert not unused.parent.exists() and used.exists() and visits.files.find(str(unused)) is None
 
 
 def test_idle_visits_end_and_others_do_not(tmp_path):
     clock = Clock()
-    visits = Visits(tmp_path / "uploads", LIMITS, clock=clock)
+    visits = open_visits(tmp_path, clock=clock)
     idle, active, learning = (visits.of(key) for key in ("idle", "active", "learning"))
     visits.start_lesson(learning)
     clock.now = 1799.0
@@ -180,7 +199,7 @@ def test_idle_visits_end_and_others_do_not(tmp_path):
 
 
 def test_a_lesson_whose_page_was_closed_is_told_and_its_folder_goes_when_it_stops(tmp_path):
-    visits = Visits(tmp_path / "uploads", LIMITS)
+    visits = open_visits(tmp_path)
     visit = visits.of("a")
     visits.start_lesson(visit)
     with pytest.raises(Refused, match="running already"):
@@ -191,8 +210,16 @@ def test_a_lesson_whose_page_was_closed_is_told_and_its_folder_goes_when_it_stop
     assert not visit.folder.exists()
 
 
+def test_no_lesson_begins_where_there_is_no_room_for_what_it_makes(tmp_path):
+    visits = open_visits(tmp_path, replace(LIMITS, upload_bytes=10))
+    visits.start_lesson(visits.of("a"))
+    (visits.of("b").folder / "state").write_bytes(bytes(11))
+    with pytest.raises(Refused, match="Too many files are here"):
+        visits.start_lesson(visits.of("b"))
+
+
 def test_there_are_only_so_many_visits(tmp_path):
-    visits = Visits(tmp_path / "uploads", replace(LIMITS, visits=2))
+    visits = open_visits(tmp_path, replace(LIMITS, visits=2))
     visits.of("a"), visits.of("b"), visits.of("a")
     with pytest.raises(Refused, match="Too many people"):
         visits.of("c")
@@ -200,56 +227,15 @@ def test_there_are_only_so_many_visits(tmp_path):
     visits.of("c")
 
 
-# ---------------------------------------------------------------------- requests
-
-
-@pytest.fixture
-def client(tmp_path) -> TestClient:
-    async def answer(request):
-        return PlainTextResponse(f"{len(await request.body())} bytes")
-
-    guard = Middleware(Guard, uploads=tmp_path, request_bytes=1000, upload_bytes=1500)
-    routes = [Route("/{path:path}", answer, methods=["GET", "POST"])]
-    return TestClient(Starlette(routes=routes, middleware=[guard]))
-
-
-def test_uploads_are_bounded(client, tmp_path):
-    assert client.post("/gradio_api/upload", content=b"x" * 1000).text == "1000 bytes"
-    assert client.post("/gradio_api/upload", content=b"x" * 1001).status_code == 413
-    assert client.post("/gradio_api/upload", content=iter([b"x"] * 10)).status_code == 411  # of no stated length
-    (tmp_path / "there").write_bytes(b"x" * 1000)
-    assert client.post("/gradio_api/upload", content=b"x" * 400).status_code == 200
-    assert client.post("/gradio_api/upload", content=b"x" * 600).status_code == 503
-
-
-def test_nothing_is_fetched_for_a_visitor_and_no_state_is_kept(client):
-    for path in ("/gradio_api/deep_link?session_hash=a", "/gradio_api/proxy=http://a", "/gradio_api/file=HTTPS://a/b"):
-        assert client.get(path).status_code == 404, path
-    assert client.get("/gradio_api/file=/folder/a.png").status_code == 200
-    for path in ("http://10.0.0.1/a.png", " HTTPS://a/b"):
-        message = json.dumps({"data": [[{"path": path}], None]}).replace("http", "\\u0068ttp")
-        assert client.post("/gradio_api/queue/join", content=message).status_code == 400, path
-    assert client.post("/gradio_api/queue/join", json={"data": [{"path": "/folder/a.png"}]}).status_code == 200
-    assert client.post("/gradio_api/queue/join", json={"data": "x" * 2**20}).status_code == 413
-    assert client.post("/gradio_api/queue/join", content=b"{").status_code == 400
-
-
-def test_the_browser_is_told_to_load_nothing_from_elsewhere(client):
-    policy = client.get("/").headers["content-security-policy"]
-    sources = {source for rule in policy.split(";") for source in rule.split()[1:]}
-    assert policy.startswith("default-src 'self'")
-    assert sources <= {"'self'", "'none'", "'unsafe-inline'", "'unsafe-eval'", "data:", "blob:"}
-
-
 def test_a_closed_page_begins_no_visit_and_leaves_nothing(tmp_path):
     """A late request must not make a folder that outlives the program."""
-    visits = Visits(tmp_path / "uploads", LIMITS)
+    visits = open_visits(tmp_path)
     folder = visits.of("somebody").folder
     visits.close()
     assert not folder.exists()
     with pytest.raises(Refused, match="being closed"):
         visits.of("late")
-    assert not list(visits.uploads.iterdir())
+    assert not list(visits.files.folder.iterdir())
 
 
 def test_a_folder_that_is_still_written_to_is_removed(tmp_path):
@@ -301,6 +287,7 @@ def test_the_documentation_states_the_limits_that_hold():
         f"| one visit | {LIMITS.lessons} classes, {LIMITS.visit_seconds:.0f} seconds of training, "
         f"{LIMITS.idle_seconds / 60:.0f} minutes without use |",
         f"| all visits | {LIMITS.visits} at a time, {LIMITS.upload_bytes // 2**30} GiB of files together |",
+        f"| one address | {LIMITS.address_visits} visits at a time, {LIMITS.address_bytes // 2**20} MiB of uploads |",
     ):
         assert line in text, line
 

@@ -1,21 +1,20 @@
 """The page of examples/space in a browser, as a visitor uses it: with a mouse, with the keyboard, on a phone."""
 
-import glob
+import hashlib
+import json
 import os
 import re
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import zipfile
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from hub_server import HubServer, environment
 from PIL import Image
 from space import ROOT, SPACE
+from space_browser import Server, check_fits, choose, teach, visit
 
 from smope_hf import SMoPEForImageClassification
 from smope_hf.cli_predict import classify
@@ -25,59 +24,12 @@ from first_checkpoint import RUN, first_checkpoint  # isort: skip
 
 CHROMIUM = shutil.which("chromium")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-SECOND = 1000  # milliseconds
-PATIENCE = 90 * SECOND
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(900),  # seconds; on an idle machine all of them together take about 90
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed: apt-get install chromium"),
 ]
-
-
-class Server:
-    """The page in a process of its own, with a folder for its cache and one for all it writes besides."""
-
-    def __init__(self, folder: Path, *arguments: str, **environment: str):
-        self.cache, self.scratch = folder / "cache", folder / "scratch"
-        self.scratch.mkdir()
-        given = {**os.environ, "TMPDIR": str(self.scratch), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        given |= {"PYTHONPATH": str(ROOT), "HF_DATASETS_CACHE": str(folder / "datasets"), **environment}
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        command = [sys.executable, str(SPACE / "app.py"), "--cache", str(self.cache), "--port", str(port), *arguments]
-        self.log = folder / "log.txt"
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, env=given, stdout=log, stderr=log, cwd=folder)
-        self.url = self._wait()
-
-    def _wait(self) -> str:
-        for _ in range(2400):
-            found = re.search(r"^The page is open at (http\S+)", self.log.read_text(), re.MULTILINE)
-            if found:
-                return found[1]
-            try:
-                self.process.wait(0.1)
-            except subprocess.TimeoutExpired:
-                continue
-            break
-        self.process.kill()
-        raise AssertionError(self.log.read_text()[-4000:])
-
-    def end(self):
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(120)
-        assert not list(self.scratch.iterdir()), "something was left behind"
-
-    def image(self, name: str) -> str:
-        return glob.glob(str(self.cache / "images" / "test" / f"{name}-*.png"))[0]
-
-    def new_class(self, count: int) -> list[str]:
-        return sorted(glob.glob(str(self.cache / "images" / "train" / "eight-*.png")))[:count]
-
-    def kept(self) -> set[str]:
-        """Names of all files that the server keeps."""
-        return {name for _, _, names in os.walk(self.scratch) for name in names}
 
 
 @pytest.fixture(scope="module")
@@ -100,52 +52,6 @@ def browser():
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser
         browser.close()
-
-
-@contextmanager
-def visit(browser, server: Server, width: int = 1280, height: int = 900, scheme: str = "light"):
-    """The open page; when it is left, nothing of the visit is there, and nothing was asked for from elsewhere."""
-    before = server.kept()
-    context = browser.new_context(
-        viewport={"width": width, "height": height}, color_scheme=scheme, accept_downloads=True
-    )
-    page, asked, broken = context.new_page(), [], []
-    page.set_default_timeout(PATIENCE)
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("pageerror", lambda error: broken.append(str(error)))
-    page.goto(server.url)
-    page.get_by_text("Drop an image, or choose one").wait_for()
-    yield page
-    page.wait_for_load_state()
-    context.close()
-    hosts = {url.split("/")[2] for url in asked if url.startswith(("http", "ws"))}
-    assert hosts == {server.url.split("/")[2]}, hosts
-    assert not broken, broken
-    for _ in range(100):
-        if server.kept() == before:
-            return
-        try:
-            server.process.wait(0.1)
-        except subprocess.TimeoutExpired:
-            continue
-    raise AssertionError(f"left of the visit: {server.kept() - before}")
-
-
-def check_fits(page, width: int):
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-
-
-def choose(page, label: str, option: str):
-    page.get_by_label(label).click()
-    page.get_by_role("option", name=option, exact=True).click()
-
-
-def teach(page, paths: list[str], name: str):
-    page.get_by_role("tab", name="Teach").click()
-    page.locator("input[type=file]:not([accept*=video])").last.set_input_files(paths)
-    page.get_by_text(Path(paths[-1]).stem, exact=False).last.wait_for()
-    page.get_by_label("Its name").fill(name)
-    page.get_by_role("button", name="Learn", exact=True).click()
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
@@ -195,12 +101,13 @@ def test_look_teach_look_again_and_take_it_home(browser, server, tmp_path, width
 
 def test_mistakes_are_explained_on_the_page(browser, server, tmp_path):
     (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "broken.png").write_bytes(Path(server.image("eight")).read_bytes()[:500])
     Image.new("1", (6000, 5000)).save(tmp_path / "large.png")
     (tmp_path / "heavy.png").write_bytes(os.urandom(11 * 2**20))
     with visit(browser, server) as page:
         alert, chooser = page.get_by_role("alert"), page.locator("input[type=file]").first
         for name, message in (
-            ("text.png", "text.png cannot be read as an image. Send a JPEG"),
+            ("broken.png", "broken.png cannot be read as an image. Send a JPEG"),
             ("large.png", "large.png has more than 25 million pixels (6000 x 5000). Send a smaller copy."),
         ):
             chooser.set_input_files(tmp_path / name)
@@ -208,6 +115,9 @@ def test_mistakes_are_explained_on_the_page(browser, server, tmp_path):
             page.get_by_label("Clear").or_(page.get_by_label("Remove Image")).first.click()
             page.get_by_text("Drop an image, or choose one").wait_for()
             chooser = page.locator("input[type=file]").first
+        chooser.set_input_files(tmp_path / "text.png")
+        page.get_by_text("text.png cannot be read as an image. Send a JPEG").first.wait_for()
+        chooser = page.locator("input[type=file]").first
         chooser.set_input_files(tmp_path / "heavy.png")
         page.get_by_text("exceed the maximum allowed size of 10.0 Mb").first.wait_for()
         heavy = {"name": "a.png", "mimeType": "image/png", "buffer": (tmp_path / "heavy.png").read_bytes()}
@@ -291,6 +201,70 @@ def test_checkpoints_of_a_folder_and_of_the_hub(browser, server, tmp_path):
             other.end()
         assert not other.cache.exists()  # nothing was trained where checkpoints are given
     assert not hub.failures
+
+
+TAGS = {
+    "zero": "<img src=x onerror=alert(1)>", "one": "<b>x</b>", "two": "**a** [b](javascript:alert(1))",
+    "three": "ab\u202egnp.exe", "four": "a\x1b[31mred", "five": "x" * 10_000, "six": "$\\frac{1}{2}$",
+    "seven": "</script><script>alert(2)</script>",
+}  # fmt: skip
+
+
+def hostile_copy(run: Path, folder: Path) -> Path:
+    """A run whose class names are for eyes, pages and terminals to stumble over, with its checksums made anew."""
+    shutil.copytree(run, folder)
+    for file in folder.rglob("*.json"):
+        text = file.read_text()
+        for name, other in TAGS.items():
+            text = text.replace(json.dumps(name), json.dumps(other))
+        file.write_text(text)
+    for file in folder.rglob("checksums.json"):
+        content = json.loads(file.read_text())
+        for name in content["sha256"]:
+            content["sha256"][name] = hashlib.sha256((file.parent / name).read_bytes()).hexdigest()
+        file.write_text(json.dumps(content))
+    return folder
+
+
+def check_nothing_ran(page):
+    assert not page.evaluate("[...document.images].filter(image => image.getAttribute('src') === 'x').length")
+    texts = page.evaluate("[...document.querySelectorAll('b, strong, a')].map(element => element.innerText)")
+    assert not {"x", "a", "b"} & set(texts)
+    assert not re.search("[\u202e\x1b]", page.locator("body").inner_text())
+
+
+def test_names_of_others_are_text_on_the_page(browser, server, tmp_path):
+    folder = tmp_path / "served"
+    folder.mkdir()
+    hostile, digits = hostile_copy(server.cache / RUN, tmp_path / "hostile"), server.cache / RUN
+    other, asked = Server(folder, "--checkpoint", str(hostile), "--checkpoint", str(digits)), []
+    try:
+        with visit(browser, other) as page:
+            page.on("dialog", lambda dialog: asked.append(dialog.message))
+            page.locator("input[type=file]").first.set_input_files(server.image("zero"))
+            page.get_by_text("Seen by task-04, which knows 8 classes").wait_for()
+            shown = page.get_by_test_id("label-output-value").first
+            assert TAGS["zero"] in page.locator("body").inner_text()  # the first name that is told
+            assert shown.inner_text() and len(page.locator("body").inner_text()) < 5000
+            check_fits(page, 1280)
+            check_nothing_ran(page)
+            page.screenshot(path=tmp_path / "hostile.png", full_page=True)
+            choose(page, "Checkpoint", RUN)
+            name = "<img src=x onerror=alert(3)><b>x</b>"
+            teach(page, server.new_class(6), name)
+            page.get_by_text("Learned").first.wait_for()
+            assert name in page.locator("table.lesson").inner_text()
+            page.get_by_label("Task revision").click()
+            assert page.get_by_role("option").last.inner_text().endswith(f"yours: task-05 with {name}")
+            page.screenshot(path=tmp_path / "dropdown.png", full_page=True)
+            check_nothing_ran(page)
+            page.keyboard.press("Escape")
+            page.get_by_role("tab", name="Look").click()
+            page.get_by_text(f"Seen by yours: task-05 with {name}").wait_for()
+            check_nothing_ran(page)
+    finally:
+        other.end()
+    assert not asked
 
 
 def test_a_mistake_at_the_start_is_one_line(tmp_path):

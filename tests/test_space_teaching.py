@@ -1,5 +1,6 @@
 """What the page of examples/space does: checkpoints and their revisions, experts of an image, teaching."""
 
+import re
 import shutil
 import zipfile
 from dataclasses import replace
@@ -16,21 +17,22 @@ from smope_hf.embedded_data import digits
 
 from checkpoints import Models, find_revisions, open_checkpoints  # isort: skip
 from desk import Desk  # isort: skip
+from files import Files  # isort: skip
 from first_checkpoint import example_images, first_checkpoint  # isort: skip
 from limits import Limits, Refused  # isort: skip
-from looking import chosen_shares, experts_html, in_common, look_at  # isort: skip
-from page import lesson_html, shown_name  # isort: skip
+from looking import Look, chosen_shares, experts_html, in_common, look_at  # isort: skip
+from page import _note, _seen_by, choices, lesson_html, plain, shown_classes, shown_name  # isort: skip
 from visits import Visits  # isort: skip
 
 LIMITS = Limits()
 
 
 def send(desk: Desk, paths: list[Path]) -> list[str]:
-    """The files as gradio would have put them among the uploads."""
-    sent = [desk.visits.uploads / f"hash-{path.stem}" / path.name for path in paths]
+    """The files as an upload keeps them."""
+    sent = [desk.visits.files.place(path.name) for path in paths]
     for path, place in zip(paths, sent, strict=True):
-        place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, place)
+        desk.visits.files.add_sent(place, "image/png", "1.2.3.4")
     return list(map(str, sent))
 
 
@@ -47,7 +49,7 @@ def run(cache) -> Path:
 @pytest.fixture
 def desk(run, tmp_path) -> Desk:
     models = Models()
-    visits = Visits(tmp_path / "uploads", LIMITS, models.forget)
+    visits = Visits(Files(tmp_path / "uploads", LIMITS), LIMITS, models.forget)
     return Desk(open_checkpoints([str(run)], "embedded"), visits, models, LIMITS)
 
 
@@ -157,12 +159,51 @@ def test_a_second_lesson_goes_on_from_the_first_and_remembers_its_held_out_image
 
 def test_what_was_not_measured_is_unknown(run, cache, tmp_path):
     models = Models()
-    desk = Desk(open_checkpoints([str(run)], None), Visits(tmp_path / "u", LIMITS, models.forget), models, LIMITS)
+    visits = Visits(Files(tmp_path / "u", LIMITS), LIMITS, models.forget)
+    desk = Desk(open_checkpoints([str(run)], None), visits, models, LIMITS)
     lesson = desk.learn("me", str(run), "task-01", send(desk, example_images(cache)[1][:4]), "<b>", lambda *_: None)
     assert lesson.old_before is None and lesson.old_after is None and lesson.old_images == 0
     text = lesson_html(lesson)
     assert text.count("unknown") == 2 and "no held-out images" in text and "on 1 of your images" in text
     assert "<b>" not in text and "&lt;b&gt;" in text
+
+
+HOSTILE = [
+    "<img src=x onerror=alert(1)>", "<b>x</b>", "**a** [b](javascript:alert(1))", "ab\u202egnp.exe", "a\x1b[31mred",
+    "x" * 10_000, "x" * 5000 + "y" + "x" * 4999, "a\nb", "$\\frac{1}{2}$", "</script><script>alert(2)</script>",
+    "\u3164",
+]  # fmt: skip
+
+
+def test_names_of_others_are_shown_as_text(run):
+    look = Look(dict.fromkeys(HOSTILE, 1 / len(HOSTILE)), None, None, [])
+    shown = list(shown_classes(look))
+    assert len(shown) == len(HOSTILE) == len(set(shown)) and shown[:3] == HOSTILE[:3]
+    assert shown[3:5] == ["ab\\u202egnp.exe", "a\\x1b[31mred"] and shown[6].endswith(" (2)")
+    assert all(text.isprintable() and len(text) <= 90 for text in shown)
+    labels, values = zip(*choices(HOSTILE), strict=True)
+    assert list(labels) == shown and list(values) == HOSTILE  # what is chosen stays what it is
+    for text in (_note("".join(HOSTILE)), _note(_seen_by(HOSTILE[0], look)), plain(HOSTILE[3]), plain(HOSTILE[5])):
+        inner = text.removesuffix("</div>").split(">", 1)[1] if text.startswith("<div") else text
+        assert not re.search("[<>\x1b\u202e\n]", inner) and len(inner) < 1500
+
+
+@pytest.mark.parametrize("size, taken", [((1000, 1), False), ((3, 900), False), ((5000, 25), False), ((200, 1), True)])
+def test_what_can_be_looked_at_can_be_taught(desk, run, tmp_path, size, taken):
+    paths = [tmp_path / f"{number}.png" for number in range(4)]
+    for number, path in enumerate(paths):
+        Image.new("RGB", size, (60 * number, 0, 90)).save(path)
+
+    def both():
+        yield lambda: desk.look("me", str(run), "task-01", send(desk, paths)[0])
+        yield lambda: desk.learn("me", str(run), "task-01", send(desk, paths), "line", lambda *_: None)
+
+    for do in both():
+        if taken:
+            assert do()
+        else:
+            with pytest.raises(Refused, match="a side over 200 times the other.*Send a part of it"):
+                do()
 
 
 @pytest.mark.parametrize(

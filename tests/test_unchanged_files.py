@@ -12,8 +12,9 @@ from test_checksums import EDITS
 
 from smope_hf import ContinualTrainer, SMoPEForImageClassification, checkpoint, continuation, pretrained, staged_upload
 from smope_hf.checkpoint import load_manifest, load_state, load_statistics
+from smope_hf.checkpoint_source import find_checkpoint
 from smope_hf.checksums import CHECKSUMS_FILE, listed, update_checksums
-from smope_hf.hub_files import find_checkpoint, stage
+from smope_hf.hub_files import stage
 from smope_hf.staged_upload import ChangedFileError, additions
 from smope_hf.state_folder import read_content, read_tensors, write_state
 from smope_hf.unchanged_files import check_unchanged, identities

@@ -45,10 +45,10 @@ def main(
     if test_data is None and any(columns.values()):
         sys.exit("error: --test-split, --test-image-column and --test-label-column are of --test-data: give it too")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that what visitors sent is deleted then too
-    scratch, visits = Path(tempfile.mkdtemp(prefix="smope-space-")), None
+    scratch, server, visits = Path(tempfile.mkdtemp(prefix="smope-space-")), None, None
     try:
-        url, visits = open_page(scratch, checkpoint, test_data, columns, cache, host, port)
-        print(f"The page is open at {url} (Ctrl-C ends it)", flush=True)
+        server, visits = open_page(scratch, checkpoint, test_data, columns, cache, host, port)
+        print(f"The page is open at {server.url} (Ctrl-C ends it)", flush=True)
         threading.Event().wait()
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
@@ -60,6 +60,8 @@ def main(
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if visits is not None:
             visits.close()
+        if server is not None:
+            server.close()
         remove_for_good(scratch)
 
 
@@ -72,7 +74,7 @@ def open_page(
     host: str,
     port: int | None,
 ):
-    """Serve the page from a thread; gives its address and its visits, whose files are all in `scratch`."""
+    """Serve the page from a thread; gives its server and its visits, whose files are all in `scratch`."""
     uploads = scratch / "uploads"
     uploads.mkdir()
     # read when gradio is imported
@@ -81,11 +83,11 @@ def open_page(
     }  # fmt: skip
     from checkpoints import Models, open_checkpoints
     from desk import Desk
+    from files import Files
     from first_checkpoint import NEW_CLASS, example_images, first_checkpoint
-    from guard import Guard
     from limits import Limits
-    from page import HEAD, build_page, theme
-    from starlette.middleware import Middleware
+    from page import build_page
+    from serving import serve
     from visits import Visits
 
     from smope_hf.backbones import EMBEDDED
@@ -93,28 +95,16 @@ def open_page(
 
     be_quiet()
     limits, models, examples = Limits(), Models(), ([], [])
+    files = Files(uploads, limits)
     if not names:
         names, test_data = [str(first_checkpoint(cache))], test_data or EMBEDDED
-        examples = example_images(cache)
+        examples = map(files.add_own, example_images(cache))
     checkpoints = open_checkpoints(names, test_data, **columns)
-    visits = Visits(uploads, limits, models.forget)
+    visits = Visits(files, limits, models.forget)
     visits.sweep_regularly()
     page = build_page(Desk(checkpoints, visits, models, limits), *examples, NEW_CLASS)
-    page.queue(max_size=50)
-    guard = Middleware(
-        Guard,
-        uploads=uploads,
-        request_bytes=limits.most_images * limits.image_bytes,
-        upload_bytes=limits.upload_bytes,
-    )
-    _, url, _ = page.launch(
-        server_name=host, server_port=port, share=False, quiet=True, prevent_thread_lock=True, ssr_mode=False,
-        max_file_size=limits.image_bytes, allowed_paths=[str(cache.resolve() / "images")],
-        app_kwargs={"middleware": [guard]}, theme=theme(), head=HEAD, footer_links=[], run_history=False,
-        enable_monitoring=False, show_error=False, pwa=False,
-    )  # fmt: skip
-    visits.own_files = {path.resolve() for path in uploads.rglob("*")}
-    return url, visits
+    server = serve(page, files, limits, host, port)
+    return server, visits
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from transformers import AutoImageProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 
 from smope_hf.checkpoint import saved_tasks, task_folder
 from smope_hf.cli_common import class_tasks, read_config
 from smope_hf.hub import find_checkpoint, task_tags
+from smope_hf.image_processors import load_image_processor
 from smope_hf.known_tasks import load_known_tests
 from smope_hf.task_split import TaskSplit
 
@@ -114,7 +115,7 @@ class Models:
         with self._lock:
             if place not in self._loaded:
                 source = find_checkpoint(place.name, place.revision)
-                processor = AutoImageProcessor.from_pretrained(source.folder, backend="pil")
+                processor = load_image_processor(source.folder)
                 tasks = class_tasks(read_config(source.folder))
                 self._loaded[place] = Loaded(source.load_model().eval(), processor, source.folder, tasks)
                 while len(self._loaded) > self.kept:

@@ -1,7 +1,10 @@
 """What happens behind the page when a visitor does something; knows nothing of how the page looks."""
 
+import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from checkpoints import Checkpoint, Models, Place
@@ -9,6 +12,8 @@ from limits import Limits, Refused
 from looking import Look, look_at
 from teaching import Lesson, teach
 from visits import Visit, Visits
+
+from smope_hf.printable import printable_lines
 
 BROKEN = (
     "Something went wrong on this side, and nothing was changed. Try again; if it stays so, tell the owner of this "
@@ -28,6 +33,7 @@ class Desk:
 
     def __init__(self, checkpoints: dict[str, Checkpoint], visits: Visits, models: Models, limits: Limits):
         self.checkpoints, self.visits, self.models, self.limits = checkpoints, visits, models, limits
+        self._teaching = threading.Lock()
 
     def revisions(self, key: str, checkpoint: str) -> dict[str, Place]:
         """The revisions of a checkpoint by what is shown, oldest first, with what this visit has taught it."""
@@ -62,15 +68,13 @@ class Desk:
             Refused: when images, name or what is left of the visit's share do not do.
         """
         visit = self.visits.of(key)
-        paths = [self.visits.take(visit, path) for path in images]
         self.limits.check_teaching(len(visit.lessons), visit.taught_seconds)
         place = self._place(key, checkpoint, revision)
         name = self.limits.check_name(name, self.models.get(place).class_names)
-        self.limits.check_number(len(paths))
+        self.limits.check_number(len(images))
+        paths = [self.visits.take(visit, path) for path in images]
         pictures = [self.limits.read_image(path) for path in paths]
-        self.visits.start_lesson(visit)
-        started = self.visits.clock()
-        try:
+        with self._lesson(visit):
             lesson = teach(
                 place,
                 pictures,
@@ -82,11 +86,25 @@ class Desk:
                 progress=progress,
                 stopped=lambda: visit.ended,
             )
+            self.visits.files.add_made(lesson.archive, "application/zip", key)
             visit.lessons.append(lesson)
             return lesson
+
+    @contextmanager
+    def _lesson(self, visit: Visit) -> Iterator[None]:
+        """One lesson at a time, however it was asked for."""
+        if not self._teaching.acquire(blocking=False):
+            raise Refused("Somebody else's lesson is running. Try again in a minute.")
+        try:
+            self.visits.start_lesson(visit)
+            started = self.visits.clock()
+            try:
+                yield
+            finally:
+                visit.taught_seconds += self.visits.clock() - started
+                self.visits.stop_lesson(visit)
         finally:
-            visit.taught_seconds += self.visits.clock() - started
-            self.visits.stop_lesson(visit)
+            self._teaching.release()
 
     def _checkpoint(self, name: str) -> Checkpoint:
         if name not in self.checkpoints:
@@ -112,5 +130,5 @@ def explain(error: Exception) -> str:
     """What a visitor is told of an error; one that nobody foresaw goes to the log with its traceback."""
     if isinstance(error, Refused):
         return str(error)
-    traceback.print_exception(error)
+    print(printable_lines("".join(traceback.format_exception(error))), file=sys.stderr)
     return BROKEN

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 from PIL.Image import Resampling
-from transformers import AutoImageProcessor
 
 from smope_hf import ContinualTrainer, ContinualTrainingArguments, SMoPEForImageClassification, TaskStream
-from smope_hf.backbones import EMBEDDED, local_name
+from smope_hf.backbones import EMBEDDED
 from smope_hf.embedded_data import NAMES, digits
+from smope_hf.image_processors import load_image_processor
 
 RUN = "digits-1"  # the number changes with what is below, so that a cache holds no run of another making
 TASKS = [NAMES[first : first + 2] for first in (0, 2, 4, 6)]
@@ -61,7 +61,7 @@ def _train(folder: Path, epochs: int):
     stream = TaskStream.load(EMBEDDED, class_lists=TASKS, **limits)
     torch.manual_seed(0)
     model = SMoPEForImageClassification.from_backbone(EMBEDDED)
-    processor = AutoImageProcessor.from_pretrained(local_name(EMBEDDED), backend="pil")
+    processor = load_image_processor(EMBEDDED)
     args = ContinualTrainingArguments(
         output_dir=str(folder), epochs=epochs, batch_size=32, learning_rate=0.0005, crop_scale=[0.8, 1.0],
         flip_probability=0.0, report=False,

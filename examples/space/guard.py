@@ -1,140 +1,186 @@
-"""What stands before the page: bounded requests, nothing fetched for visitors, a browser that stays on this host."""
+"""What stands before everything else that serves the page: only the open routes go on, within their bounds."""
 
 import json
-import os
-import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from urllib.parse import unquote
+
+import anyio
+from files import Files
+from limits import Limits
+from messages import Messages, listener
+from rates import Rates, Visitors, address_of
+from routes import NotTaken, Route, find_route, open_routes
+from starlette.requests import ClientDisconnect
+from starlette.responses import FileResponse
+from uploads import take_upload
 
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; connect-src 'self' data: blob:; "
-    "media-src 'self' data: blob:; object-src 'none'"
+    "media-src 'self' data: blob:; object-src 'none'; base-uri 'self'; form-action 'self'"
 )
 """Content-Security-Policy: gradio's own scripts are inline; nothing is loaded from anywhere else."""
 
-CLOSED = re.compile(r"/gradio_api/(deep_link|proxy=|file=https?:)", re.IGNORECASE)
-MESSAGE_BYTES = 2**20  # of a request that is no upload: names and paths
+PATIENCE = {"join": 30.0, "upload": 600.0}  # seconds for a whole body
 
 
 class Guard:
-    """ASGI middleware.
+    """ASGI application around gradio's. It decides by the bytes of the path as they were sent.
 
     Args:
-        app: what it stands before.
-        uploads: folder that gradio keeps uploaded files in.
-        request_bytes: of one upload.
-        upload_bytes: of all files in that folder.
+        app: gradio's.
+        messages: reads what visitors ask for.
+        files: those that are taken and handed out.
+        limits: of a request.
+        rates: of requests.
     """
 
-    def __init__(self, app, uploads: Path, request_bytes: int, upload_bytes: int):
-        self.app, self.uploads = app, uploads
-        self.request_bytes, self.upload_bytes = request_bytes, upload_bytes
+    def __init__(self, app, messages: Messages, files: Files, limits: Limits, rates: Rates | None = None):
+        self.app, self.messages, self.files, self.limits = app, messages, files, limits
+        self.routes, self.rates, self.visitors = open_routes(limits), rates or Rates(), Visitors(limits)
 
     async def __call__(self, scope, receive, send):
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
-        if CLOSED.search(scope["path"]):  # they keep a visitor's state, or fetch what a visitor names
-            return await _answer(send, 404, "There is nothing here.")
-        if scope["method"] == "POST":
-            if scope["path"].rstrip("/").endswith("/upload"):
-                refusal = self._upload_refusal(scope)
-            else:
-                body = await _read(receive, MESSAGE_BYTES)
-                refusal = _message_refusal(body)
-                receive = _replay(body, receive)
-            if refusal is not None:
-                return await _answer(send, *refusal)
-        return await self.app(scope, receive, _with_policy(send))
+        if scope["type"] != "http":
+            return await send({"type": "websocket.close", "code": 1008})
+        send = _with_policy(send)
+        try:
+            route = find_route(self.routes, scope["method"], scope["raw_path"])
+            address = address_of(scope)
+            self.rates.check(route, address)
+            headers = _headers(scope)
+            _check_headers(route, headers)
+            with self.rates.running(address):
+                await self._answer(route, headers, address, scope, receive, send)
+        except NotTaken as refusal:
+            await _refuse(send, refusal)
+        except ClientDisconnect:  # nobody is there to be answered
+            return
 
-    def _upload_refusal(self, scope) -> tuple[int, str] | None:
-        """Status and text, where an upload is not taken; the server reads no more than what its header says."""
-        length = dict(scope["headers"]).get(b"content-length", b"")
-        if not length.isdigit():
-            return 411, "The size of the upload is missing."
-        if int(length) > self.request_bytes:
-            return 413, "That is too much at once. Send fewer or smaller images."
-        if folder_bytes(self.uploads) + int(length) > self.upload_bytes:
-            return 503, "Too many files are here at the moment. Try again in some minutes."
-        return None
+    async def _answer(self, route: Route, headers: dict[bytes, bytes], address: str, scope, receive, send):
+        path = scope["raw_path"].decode("latin-1")
+        if route.kind == "file":
+            return await self._hand_out(path.split("=", 1)[1], scope, receive, send)
+        if route.kind == "upload":
+            async with _timed(route):
+                chunks = _chunks(receive, route.body)
+                paths = await take_upload(headers, chunks, self.files, self.limits, address)
+            return await _send_all(send, 200, json.dumps(paths).encode(), [(b"content-type", b"application/json")])
+        body = b""
+        if route.kind == "join":
+            async with _timed(route):
+                body = b"".join([chunk async for chunk in _chunks(receive, route.body)])
+            message = self.messages.read(body)
+            self.visitors.check(message.key, address)
+            self.messages.check_line(message, address)
+            body = message.body
+        query = b""
+        if route.kind == "listen":
+            query = listener(scope["query_string"])
+        scope = {**scope, "path": path, "query_string": query, "headers": _as_sent_on(scope["headers"], body)}
+        await self.app(scope, _replay(body, receive), send)
+
+    async def _hand_out(self, path: str, scope, receive, send):
+        kept = self.files.find(unquote(path, errors="replace"))
+        if kept is None or not kept.path.is_file():
+            raise NotTaken(404, "There is nothing here.")
+        kind = "inline" if kept.media.startswith("image/") else "attachment"
+        answer = FileResponse(kept.path, media_type=kept.media, filename=kept.path.name, content_disposition_type=kind)
+        await answer(scope, receive, send)
 
 
-def folder_bytes(folder: Path) -> int:
-    """Size of all files in a folder; those that vanish meanwhile count nothing."""
-    total = 0
-    for place, _, names in os.walk(folder):  # unlike rglob it does not mind folders that vanish
-        for name in names:
-            try:
-                total += os.path.getsize(os.path.join(place, name))
-            except FileNotFoundError:
-                continue
-    return total
+def _headers(scope) -> dict[bytes, bytes]:
+    names = [name for name, _ in scope["headers"]]
+    for name in (b"content-length", b"content-type", b"transfer-encoding", b"content-encoding"):
+        if names.count(name) > 1:
+            raise NotTaken(400, "A header is there twice.")
+    return dict(scope["headers"])
 
 
-async def _read(receive, most: int) -> bytes | None:
-    """The body of a request; None where it is longer."""
-    parts, size, more = [], 0, True
+def _check_headers(route: Route, headers: dict[bytes, bytes]):
+    length = headers.get(b"content-length", b"0")
+    if not length.isdigit() or len(length) > 15:
+        raise NotTaken(400, "The size of the request is no number.")
+    if int(length) > route.body or not route.body and b"transfer-encoding" in headers:
+        raise NotTaken(413, "That is too much at once. Send less.")
+    if headers.get(b"content-encoding", b"identity") != b"identity":  # a small body may become a large one
+        raise NotTaken(415, "Only bodies that are not compressed are taken.")
+    if route.body and headers.get(b"sec-fetch-site") == b"cross-site":
+        raise NotTaken(403, "Only this page itself may ask for that.")
+    if route.kind == "join" and headers.get(b"content-type", b"").split(b";")[0].strip() != b"application/json":
+        raise NotTaken(415, "Only JSON is taken here.")
+
+
+@asynccontextmanager
+async def _timed(route: Route):
+    """A body that trickles in is given up."""
+    try:
+        with anyio.fail_after(PATIENCE[route.kind]):
+            yield
+    except TimeoutError as late:
+        raise NotTaken(408, "That took too long. Try again.") from late
+
+
+async def _chunks(receive, most: int) -> AsyncIterator[bytes]:
+    """The body of a request as it comes, given up where it is longer."""
+    size, more = 0, True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            break
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
+            raise ClientDisconnect
+        size += len(message.get("body", b""))
         if size > most:
-            return None
+            raise NotTaken(413, "That is too much at once. Send less.")
+        yield message.get("body", b"")
         more = message.get("more_body", False)
-    return b"".join(parts)
 
 
 def _replay(body: bytes, receive):
+    """What was read, and then only whether the visitor has left."""
     given = False
 
     async def replayed():
         nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
+        if not given:
+            given = True
+            return {"type": "http.request", "body": body, "more_body": False}
+        while (message := await receive())["type"] != "http.disconnect":
+            continue
+        return message
 
     return replayed
 
 
+def _as_sent_on(headers: Sequence[tuple[bytes, bytes]], body: bytes) -> list[tuple[bytes, bytes]]:
+    dropped = (b"content-length", b"transfer-encoding", b"content-encoding", b"expect")
+    kept = [(name, value) for name, value in headers if name not in dropped]
+    return [*kept, (b"content-length", str(len(body)).encode())] if body else kept
+
+
 def _with_policy(send):
+    """Add the policy, and take away what would let the pages of others read the answers."""
+
     async def sending(message):
         if message["type"] == "http.response.start":
-            headers = [*message.get("headers", ()), (b"content-security-policy", POLICY.encode())]
-            message = {**message, "headers": [*headers, (b"referrer-policy", b"no-referrer")]}
+            kept = [pair for pair in message.get("headers", ()) if not pair[0].startswith(b"access-control-")]
+            added = ((b"content-security-policy", POLICY), (b"referrer-policy", "no-referrer"))
+            added += ((b"x-content-type-options", "nosniff"),)
+            message = {**message, "headers": [*kept, *((name, text.encode()) for name, text in added)]}
         await send(message)
 
     return sending
 
 
-async def _answer(send, status: int, text: str):
-    headers = [(b"content-type", b"text/plain; charset=utf-8")]
+async def _refuse(send, refusal: NotTaken):
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+    if refusal.wait is not None:
+        headers.append((b"retry-after", str(refusal.wait).encode()))
+    await _send_all(send, refusal.status, refusal.text.encode(), headers)
+
+
+async def _send_all(send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]):
+    headers = [*headers, (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": text.encode()})
-
-
-def _message_refusal(body: bytes | None) -> tuple[int, str] | None:
-    """Status and text, where a message is too long or holds a file that the server would have to fetch."""
-    if body is None:
-        return 413, "That is too long a message."
-    try:
-        content = json.loads(body or b"null")
-    except (ValueError, RecursionError):
-        return 400, "That is no message of this page."
-    if any(path.strip().casefold().startswith(("http:", "https:")) for path in _paths(content)):
-        return 400, "Only uploaded files are taken, no addresses."
-    return None
-
-
-def _paths(content) -> Iterator[str]:
-    waiting = [content]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            if isinstance(value.get("path"), str):
-                yield value["path"]
-            waiting.extend(value.values())
-        elif isinstance(value, list):
-            waiting.extend(value)
+    await send({"type": "http.response.body", "body": body})

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from smope_hf.image_reading import MAX_SIDE_RATIO, UnreadableImage, check_size, to_rgb
+from smope_hf.printable import is_blank, printable
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 SIDE = 1024  # pixels; larger images are reduced to it, which is more than any backbone here looks at
@@ -34,7 +35,10 @@ class Limits:
         visit_seconds: of training in one visit.
         idle_seconds: after which a visit ends by itself, and everything of it is deleted.
         visits: at a time.
+        address_visits: of them, from one address.
         upload_bytes: of all visitors' files at a time.
+        address_bytes: of the uploads from one address at a time.
+        message_bytes: of a request that is no upload.
     """
 
     image_bytes: int = 10 * 2**20
@@ -48,7 +52,15 @@ class Limits:
     visit_seconds: float = 300
     idle_seconds: float = 1800
     visits: int = 500
+    address_visits: int = 100
     upload_bytes: int = 2**30
+    address_bytes: int = 2**29
+    message_bytes: int = 2**18
+
+    @property
+    def request_bytes(self) -> int:
+        """Of one upload: the most images, and a kilobyte of headers for each."""
+        return self.most_images * (self.image_bytes + 2**10)
 
     def check_number(self, count: int):
         """Refuse too few or too many images of a class."""
@@ -63,10 +75,10 @@ class Limits:
 
     def check_name(self, name: str | None, known: Sequence[str]) -> str:
         """The name of a new class without needless spaces; refused where it is empty, too long or known already."""
-        if not (name or "").isprintable():
+        if printable(name or "") != (name or ""):
             raise Refused("The name has characters that cannot be shown. Type it again, in one line.")
         name = " ".join((name or "").split())
-        if not name:
+        if is_blank(name):
             raise Refused("The new class has no name. Type one, such as 'eight'.")
         if len(name) > self.name_length:
             raise Refused(f"The name has {len(name)} characters: at most {self.name_length} are allowed. Shorten it.")

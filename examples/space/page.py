@@ -1,6 +1,7 @@
 """The page: what a visitor sees and can do."""
 
 import html
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,11 +9,14 @@ import gradio as gr
 from desk import Desk, explain
 from limits import Refused
 from looking import Look, experts_html, in_common
+from messages import LESSONS
 from teaching import Lesson
 
 from smope_hf.cli_common import names_in_short
+from smope_hf.printable import printable
 
 NOTHING = "nothing"
+LABEL, TEXT = 80, 1000  # characters that are shown of a name, and of a sentence
 STYLE = """
 .gradio-container {max-width: 1100px !important; margin: auto !important}
 figure {margin: 0}
@@ -67,10 +71,10 @@ def build_page(
         gr.Markdown(INTRODUCTION)
         with gr.Row():
             names = list(desk.checkpoints)
-            labels = [(shown_name(name), name) for name in names]
+            labels = [(printable(shown_name(name), LABEL), name) for name in names]
             checkpoint = gr.Dropdown(labels, value=names[0], label="Checkpoint", visible=len(names) > 1)
             first = list(desk.checkpoints[names[0]].revisions)
-            revision = gr.Dropdown(first, value=first[-1], label="Task revision", filterable=False)
+            revision = gr.Dropdown(choices(first), value=first[-1], label="Task revision", filterable=False)
         with gr.Tab("Look", id="look"):
             compare = _look_tab(desk, checkpoint, revision, first, to_look_at)
         with gr.Tab("Teach", id="teach"):
@@ -78,10 +82,17 @@ def build_page(
         gr.HTML(f'<p class="quiet">{html.escape(privacy(desk))}</p>', padding=False)
 
         def choose(name, request: gr.Request):
-            found = list(desk.revisions(request.session_hash, name))
-            return gr.Dropdown(found, value=found[-1]), gr.Dropdown([NOTHING, *found], value=NOTHING)
+            try:
+                found = list(desk.revisions(request.session_hash, name))
+            except Exception as error:
+                gr.Warning(plain(explain(error)))
+                return gr.skip(), gr.skip()
+            return (
+                gr.Dropdown(choices(found), value=found[-1]),
+                gr.Dropdown(choices([NOTHING, *found]), value=NOTHING),
+            )
 
-        checkpoint.change(choose, checkpoint, [revision, compare], api_visibility="private", queue=False)
+        checkpoint.change(choose, checkpoint, [revision, compare], api_visibility="private", preprocess=False)
 
         def end(request: gr.Request):
             desk.visits.end(request.session_hash)
@@ -97,10 +108,11 @@ def _look_tab(desk, checkpoint, revision, revisions, examples) -> gr.Dropdown:
                 label="Image", type="filepath", image_mode=None, sources=["upload", "clipboard"], height=260
             )
             if examples:
-                offered = list(map(str, examples))
-                gr.Examples(offered, image, label="Or one of these", cache_examples=False, api_visibility="private")
+                offered = [[str(path)] for path in examples]
+                rows = gr.Dataset(components=[image], samples=offered, label="Or one of these", type="index")
+                rows.click(lambda row: offered[row][0], rows, image, api_visibility="private", show_progress="hidden")
             compare = gr.Dropdown(
-                [NOTHING, *revisions], value=NOTHING, label="Compare with revision", filterable=False
+                choices([NOTHING, *revisions]), value=NOTHING, label="Compare with revision", filterable=False
             )
         with gr.Column(min_width=280):
             note = gr.HTML(_note("Drop an image, or choose one below it."), padding=False)
@@ -119,12 +131,12 @@ def _look_tab(desk, checkpoint, revision, revisions, examples) -> gr.Dropdown:
         try:
             (path,) = sent(file)
             one = desk.look(request.session_hash, name, chosen, path)
-            outputs |= {note: _note(_seen_by(chosen, one)), classes: one.classes, experts: experts_html(one)}
+            outputs |= {note: _note(_seen_by(chosen, one)), classes: shown_classes(one), experts: experts_html(one)}
             if other != NOTHING:
                 two = desk.look(request.session_hash, name, other, path)
                 text = _seen_by(other, two) + _common(one, two)
                 outputs |= {other_column: gr.Column(visible=True), other_note: _note(text)}
-                outputs |= {other_classes: two.classes, other_experts: experts_html(two)}
+                outputs |= {other_classes: shown_classes(two), other_experts: experts_html(two)}
         except Exception as error:
             outputs[note] = _note(explain(error), refused=True)
         return outputs
@@ -151,7 +163,7 @@ def _teach_tab(desk, checkpoint, revision, compare, examples, new_class):
                 offer = gr.Button(f"Take {len(examples)} images of an {new_class}", variant="secondary")
                 offer.click(
                     lambda: ([str(path) for path in examples], new_class), None, [images, name],
-                    api_visibility="private", queue=False,
+                    api_visibility="private",
                 )  # fmt: skip
             learn = gr.Button("Learn", variant="primary")
         with gr.Column(min_width=280):
@@ -170,8 +182,8 @@ def _teach_tab(desk, checkpoint, revision, compare, examples, new_class):
             return {
                 result: lesson_html(lesson),
                 download: gr.DownloadButton(value=str(lesson.archive), visible=True),
-                revision: gr.Dropdown(found, value=found[-1]),
-                compare: gr.Dropdown([NOTHING, *found], value=chosen),
+                revision: gr.Dropdown(choices(found), value=found[-1]),
+                compare: gr.Dropdown(choices([NOTHING, *found]), value=chosen),
                 images: None,
                 name: "",
             }
@@ -186,7 +198,7 @@ def _teach_tab(desk, checkpoint, revision, compare, examples, new_class):
         api_visibility="private",
         show_progress_on=[result],
         concurrency_limit=1,
-        concurrency_id="teaching",
+        concurrency_id=LESSONS,
         trigger_mode="once",
         scroll_to_output=True,
         preprocess=False,
@@ -200,7 +212,7 @@ def lesson_html(lesson: Lesson) -> str:
     rows = [
         ("old classes", measured, _percent(lesson.old_before), _percent(lesson.old_after), ""),
         (
-            html.escape(lesson.class_name),
+            plain(lesson.class_name),
             f"on {lesson.new_images} of your images, held out",
             "not learned",
             _percent(lesson.new_accuracy),
@@ -229,6 +241,31 @@ def privacy(desk: Desk) -> str:
     )
 
 
+def plain(text: str) -> str:
+    """Text of others for HTML: as it would be read, with nothing in it that is not seen, and no tag."""
+    return html.escape(printable(text, TEXT))
+
+
+def choices(names: Sequence[str]) -> list[tuple[str, str]]:
+    """What a list shows for each choice, and the choice. Gradio shows it as text."""
+    return list(zip(unlike(names), names, strict=True))
+
+
+def shown_classes(look: Look) -> dict[str, float]:
+    """Probabilities by the class names as they are shown."""
+    return dict(zip(unlike(list(look.classes)), look.classes.values(), strict=True))
+
+
+def unlike(names: Sequence[str]) -> list[str]:
+    """Names as they are shown; those that would look the same are numbered."""
+    shown, seen = [], Counter()
+    for name in names:
+        text = printable(name, LABEL)
+        seen[text] += 1
+        shown.append(text if seen[text] == 1 else f"{text} ({seen[text]})")
+    return shown
+
+
 def shown_name(checkpoint: str) -> str:
     """A checkpoint as the page names it: the Hub id, or the last part of a folder's path."""
     return checkpoint.rstrip("/").split("/")[-1] if checkpoint.startswith(("/", ".", "~")) else checkpoint
@@ -236,11 +273,11 @@ def shown_name(checkpoint: str) -> str:
 
 def _note(text: str, refused: bool = False) -> str:
     kind, role = (" refused", "alert") if refused else ("", "status")
-    return f'<div class="note{kind}" role="{role}">{html.escape(text)}</div>'
+    return f'<div class="note{kind}" role="{role}">{plain(text)}</div>'
 
 
 def _seen_by(revision: str, look: Look) -> str:
-    names = list(look.classes)
+    names = unlike(list(look.classes))
     count = "one class" if len(names) == 1 else f"{len(names)} classes"
     return f"Seen by {revision}, which knows {count}: {names_in_short(names, 80)}."
 

@@ -91,7 +91,7 @@ def teach(
     stream = _stream(images, class_name, limits)
     trainer = ContinualTrainer.from_checkpoint(
         place.name, stream, revision=place.revision, output_dir=str(folder), old_tests=tests, callbacks=[watch],
-        report=False, disable_progress=True, report_to="none", push_to_hub=False, checkpoint_every=0,
+        report=False, disable_progress=True, checkpoint_every=0, torch_compile=False,
     )  # fmt: skip
     progress(0.05, "Measuring the old classes")
     before = trainer.evaluate()["weighted_accuracy"]

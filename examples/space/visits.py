@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from files import Files, folder_bytes
 from limits import Limits, Refused
 from teaching import Lesson
 
@@ -19,19 +20,19 @@ class Visit:
     """One visitor's open page.
 
     Args:
+        key: of the visit.
         folder: everything made for this visit is in it.
         lessons: what was taught, in order.
         taught_seconds: of training so far.
-        uploads: files that this visitor has sent.
         seen: when the page last asked for something, `time.monotonic()`.
         ended: the page is closed; a running lesson stops.
         busy: a lesson is running.
     """
 
+    key: str
     folder: Path
     lessons: list[Lesson] = field(default_factory=list)
     taught_seconds: float = 0.0
-    uploads: set[Path] = field(default_factory=set)
     seen: float = 0.0
     ended: bool = False
     busy: bool = False
@@ -41,8 +42,7 @@ class Visits:
     """All open visits.
 
     Args:
-        uploads: folder that uploaded files are in, and that the visits get folders of their own in, whose names nobody
-            can guess: the page hands out any file in it to those who know its name.
+        files: those that are taken and handed out; the visits get folders of their own beside them.
         limits: number of visits, and how long an idle one lasts.
         forget: told the folder of a visit that has ended.
         clock: seconds.
@@ -50,14 +50,12 @@ class Visits:
 
     def __init__(
         self,
-        uploads: Path,
+        files: Files,
         limits: Limits,
         forget: Callable[[Path], None] = lambda folder: None,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self.uploads, self.limits, self.forget, self.clock = uploads.resolve(), limits, forget, clock
-        self.uploads.mkdir(parents=True, exist_ok=True)
-        self.own_files: set[Path] = set()  # of the page, such as examples; a visitor may send the same
+        self.files, self.limits, self.forget, self.clock = files, limits, forget, clock
         self._visits: dict[str, Visit] = {}
         self._closed = False
         self._lock = threading.RLock()
@@ -75,9 +73,9 @@ class Visits:
             if key not in self._visits:
                 if len(self._visits) >= self.limits.visits:
                     raise Refused("Too many people are here at the moment. Try again in some minutes.")
-                folder = self.uploads / f"{PREFIX}{secrets.token_hex(16)}"
+                folder = self.files.folder / f"{PREFIX}{secrets.token_hex(16)}"
                 folder.mkdir()
-                self._visits[key] = Visit(folder)
+                self._visits[key] = Visit(key, folder)
             visit = self._visits[key]
             visit.seen = self.clock()
             return visit
@@ -86,14 +84,12 @@ class Visits:
         """An uploaded file as one of a visit, to be deleted with it.
 
         Raises:
-            Refused: for any other file of this machine.
+            Refused: for any other file of this machine, and for those of other visits.
         """
-        found = Path(path).resolve()
-        if found.parent.parent != self.uploads or found.parent.name.startswith(PREFIX):
-            raise Refused(f"{found.name} was not uploaded here. Upload it again.")
-        with self._lock:
-            visit.uploads.add(found)
-        return found
+        kept = self.files.claim(path, visit.key)
+        if kept is None:
+            raise Refused(f"{Path(path).name} was not uploaded here. Upload it again.")
+        return kept.path
 
     def end(self, key: str):
         """End a visit and delete what it had; a lesson that runs is stopped, and the rest goes when it has."""
@@ -101,7 +97,7 @@ class Visits:
             visit = self._visits.pop(key, None)
             if visit is not None:
                 visit.ended = True
-                self._delete_uploads(visit)
+                self.files.remove(lambda kept: kept.visit == key)
                 if not visit.busy:
                     self._delete(visit)
 
@@ -110,6 +106,8 @@ class Visits:
         with self._lock:
             if visit.busy:
                 raise Refused("A lesson is running already. Wait until it is done.")
+            if folder_bytes(self.files.folder) > self.limits.upload_bytes:
+                raise Refused("Too many files are here at the moment. Try again in some minutes.")
             visit.busy = True
 
     def stop_lesson(self, visit: Visit):
@@ -120,8 +118,9 @@ class Visits:
                 self._delete(visit)
 
     def sweep(self):
-        """End the visits that have been idle for too long."""
+        """End the visits that have been idle for too long, and delete the uploads that none of them has used."""
         with self._lock:
+            self.files.remove_unused()
             for key, visit in list(self._visits.items()):
                 if not visit.busy and self.clock() - visit.seen > self.limits.idle_seconds:
                     self.end(key)
@@ -146,14 +145,6 @@ class Visits:
     def _delete(self, visit: Visit):
         shutil.rmtree(visit.folder, ignore_errors=True)
         self.forget(visit.folder)
-
-    def _delete_uploads(self, visit: Visit):
-        # gradio names files by their content: another visit may have sent the same
-        kept = self.own_files.union(*(other.uploads for other in self._visits.values()))
-        for path in visit.uploads - kept:
-            path.unlink(missing_ok=True)
-            if path.parent.is_dir() and not any(path.parent.iterdir()):
-                path.parent.rmdir()
 
 
 def remove_for_good(folder: Path, patience: float = 10.0):
