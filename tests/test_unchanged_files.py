@@ -7,16 +7,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import save_backbone, tiny_stream, tiny_trainer
+from runs import read, save_backbone, tiny_stream, tiny_trainer
 from test_checksums import EDITS
 
-from smope_hf import ContinualTrainer, SMoPEForImageClassification, checkpoint, continuation, pretrained, staged_upload
+from smope_hf import (
+    ContinualTrainer,
+    SMoPEForImageClassification,
+    checkpoint,
+    continuation,
+    pretrained,
+    run_files,
+    staged_upload,
+    state_folder,
+)
 from smope_hf.checkpoint import load_manifest, load_state, load_statistics
 from smope_hf.checkpoint_source import find_checkpoint
 from smope_hf.checksums import CHECKSUMS_FILE, listed, update_checksums
 from smope_hf.hub_files import stage
 from smope_hf.staged_upload import ChangedFileError, additions
-from smope_hf.state_folder import read_content, read_tensors, write_state
+from smope_hf.state_folder import INDEX_FILE, read_tensors, write_state
 from smope_hf.unchanged_files import check_unchanged, identities
 
 
@@ -51,8 +60,8 @@ LOADERS = {  # file -> what loads it, and the function by which it reads it
     "config.json": (SMoPEForImageClassification.from_pretrained, pretrained, "read_config"),
     "model.safetensors": (SMoPEForImageClassification.from_pretrained, pretrained, "read_tensors"),
     "class_statistics.safetensors": (load_statistics, checkpoint, "read_statistics"),
-    "trainer_state.json": (load_state, checkpoint, "read_json"),
-    "manifest.json": (load_manifest, checkpoint, "read_json"),
+    "trainer_state.json": (load_state, run_files, "read_json"),
+    "manifest.json": (load_manifest, run_files, "read_json"),
 }
 
 
@@ -139,17 +148,17 @@ def test_the_tensors_of_a_state_are_those_that_were_hashed(tmp_path, monkeypatch
     tensors, others = ({"a": torch.full((4,), value)} for value in (1.0, 2.0))
     write_state(tmp_path / "other", {}, others)
     write_state(tmp_path / "state", {}, tensors)
-    content = read_content(tmp_path / "state")
+    content = read(tmp_path / "state", INDEX_FILE)
     file = tmp_path / "state" / content["tensors"]["file"]
     other = next((tmp_path / "other").glob("*.safetensors")).read_bytes()
-    reader = Path.read_bytes
+    reader = state_folder.read_bytes
 
     def once(path):
         found = reader(path)
         file.write_bytes(other)
         return found
 
-    monkeypatch.setattr(Path, "read_bytes", once)
+    monkeypatch.setattr(state_folder, "read_bytes", once)
     assert torch.equal(read_tensors(tmp_path / "state", content)["a"], tensors["a"])
     with pytest.raises(ValueError, match="is not the file that was written"):
         read_tensors(tmp_path / "state", content)
