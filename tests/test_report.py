@@ -282,7 +282,7 @@ def test_a_trouble_brings_its_sentence_and_its_remedy(copied, values, expected, 
 def test_checkpoints_of_another_protocol_are_named(copied):
     assert "another protocol" not in "".join(found(copied))
     other = first_tasks(tiny_stream().manifest(), 2)
-    (copied / "task-02" / "manifest.json").write_text(json.dumps(other))
+    change(copied / "task-02", "manifest.json", **other)
     assert "The checkpoints of task 2 learned other tasks" in "".join(found(copied))
 
 
