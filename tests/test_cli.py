@@ -375,7 +375,9 @@ def test_a_mistake_in_plotting_is_one_line(place, tmp_path):
     both = ("plot", tmp_path / "one", tmp_path / "two", "--output", tmp_path / "out")
     assert "learned different tasks, so they share no picture: one; two" in fails(*both)
     (tmp_path / "one" / "metrics.json").write_text(json.dumps({"accuracy_matrix": [[1], [50]]}))
-    assert "accuracy_matrix is [[1], [50]]. Allowed: for each task a row, of as many fractions" in fails("plot", tmp_path / "one")
+    assert "accuracy_matrix is [[1], [50]]. Allowed: for each task a row, of as many fractions" in fails(
+        "plot", tmp_path / "one"
+    )
 
 
 # ---------------------------------------------------------------------- errors and processes
