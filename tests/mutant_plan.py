@@ -10,7 +10,8 @@ from mutants import Mutant, file_mutants, json_mutants, tensor_mutants
 TASK = "smope/task-02"
 JSON = {  # mutants of fields, by file
     f"{TASK}/config.json": 48, f"{TASK}/trainer_state.json": 30, f"{TASK}/manifest.json": 26,
-    f"{TASK}/routing.json": 30, f"{TASK}/checksums.json": 12, "smope/metrics.json": 44, "smope/manifest.json": 10,
+    f"{TASK}/routing.json": 30, f"{TASK}/checksums.json": 12, f"{TASK}/preprocessor_config.json": 16,
+    "smope/metrics.json": 44, "smope/manifest.json": 10,
     "smope/routing_patterns.json": 22, "smope/routing_training.json": 22, "stopped/state/state.json": 36,
     "stopped/routing_patterns.json": 5, "stopped/routing_training.json": 5,
     "shards/model.safetensors.index.json": 10, "standalone/config.json": 12, "base/config.json": 8,

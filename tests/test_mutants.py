@@ -46,7 +46,9 @@ def test_a_sample_of_mutants_ends_in_a_message(tmp_path):
 
 
 @pytest.mark.slow
-def test_every_mutant_ends_in_a_message(tmp_path_factory):
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("half", [0, 1])
+def test_every_mutant_ends_in_a_message(tmp_path_factory, half):
     """Of runs, checkpoints and rivals': the library's doors, and in turn the commands, the page, a push."""
     root = build_world(tmp_path_factory.mktemp("mutants") / "world")
     prepare(root)
@@ -54,15 +56,15 @@ def test_every_mutant_ends_in_a_message(tmp_path_factory):
     gc.collect()
     gc.freeze()  # what a child does not look at, it does not copy
     broke, verdicts, of_doors = [], Counter(), Counter()
-    for number, mutant in enumerate(mutants):
+    for number, mutant in list(enumerate(mutants))[half::2]:
         outcomes = try_mutant(root, mutant, number, most=1)
         verdicts.update(outcome.verdict for outcome in outcomes)
         of_doors.update(outcome.door for outcome in outcomes)
         broke += told(mutant, outcomes)
     gc.unfreeze()
-    print(f"{len(mutants)} mutants, {sum(of_doors.values())} trials: {dict(verdicts)}; {dict(of_doors)}")
+    print(f"Half of {len(mutants)} mutants, {sum(of_doors.values())} trials: {dict(verdicts)}; {dict(of_doors)}")
     assert not broke, f"{len(broke)} trials:\n" + "\n".join(broke[:100])
-    assert len(mutants) >= 600 and verdicts["refused"] > 600
+    assert len(mutants) >= 600 and verdicts["refused"] > 300
 
 
 # ---------------------------------------------------------------------- the harness itself
