@@ -17,7 +17,7 @@ NEEDS_HUB = {"share.md"}  # its commands speak to the Hub of the tests, as a use
 NOT_RUN = {
     "README.md": Counter(network=2, hours=1),
     "adding-a-method.md": Counter(files=1),
-    "bad-input.md": Counter(files=1),
+    "bad-input.md": Counter(files=2),
     "cli.md": Counter(network=1),
     "choosing-settings.md": Counter(hours=1),
     "demo.md": Counter(devices=1, files=2),
