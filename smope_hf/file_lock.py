@@ -3,10 +3,15 @@
 import errno
 import os
 
-if os.name == "nt":
-    import msvcrt
-else:
+# each in a try: transformers asks for every other module that code pushed along with a model imports
+try:
     import fcntl
+except ImportError:  # Windows
+    fcntl = None
+try:
+    import msvcrt
+except ImportError:
+    msvcrt = None
 
 _TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 _FAR = 2**30  # Windows locks bytes, and keeps others from reading them: this one lies behind all that is written
@@ -27,7 +32,7 @@ def try_lock(handle: int, shared: bool = False) -> bool:
         OSError: with an errno among `NO_LOCKS` where the file system has no locks.
     """
     try:
-        if os.name == "nt":
+        if fcntl is None:
             os.lseek(handle, _FAR, os.SEEK_SET)
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
         else:
