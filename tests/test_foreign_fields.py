@@ -27,7 +27,17 @@ FROM_FILES = {  # dataclass whose values a file of a checkpoint or base model re
     "PromptedConfig": {*listed.SHARED, *listed.MODELS["smope_prompted"], *NOT_TAKEN},
     "IncrementalConfig": {*listed.SHARED, *listed.MODELS["smope"], *NOT_TAKEN},
     # Results and tensors, with no field that anything is done by but `continued_from` (tests of the continuation).
-    "RunState": {"statistics", "usage_history", "matrix", "seconds", "continued_from", "follows", "task_confusion"},
+    "RunState": {
+        "statistics",
+        "usage_history",
+        "matrix",
+        "seconds",
+        "continued_from",
+        "follows",
+        "task_confusion",
+        "made_with",
+        "version_changes",
+    },
     "ClassStatistics": {"mean", "variance", "count", "scatter"},
     "Task": {"index", "class_names", "class_ids", "train", "validation", "test"},  # a file gives names and ids alone
 }

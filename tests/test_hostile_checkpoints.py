@@ -439,7 +439,7 @@ def test_statistics_that_do_not_fit_are_refused_by_name(copy, case):
         ("recipe", "[]"), ("protocol_hash", "5"), ("accuracy_matrix", "[[1.5]]"), ("accuracy_matrix", "[0.5]"),
         ("accuracy_matrix", "[[NaN]]"), ("accuracy_matrix", '[["1"]]'), ("test_counts", "[-1]"),
         ("test_counts", f"[{10**30}]"), ("seconds_by_task", "{}"), ("seconds_by_task", '[{"a": "b"}]'),
-        ("seconds_by_task", '[{"a": -1}]'), ("logged_steps", "-1"), ("logged_steps", "1.5"), ("logged_steps", "true"),
+        ("seconds_by_task", '[{"a": 1e300}]'), ("logged_steps", "-1"), ("logged_steps", "1.5"), ("logged_steps", "true"),
         ("eval_batch_size", "0"),
         ("continued_from", "5"), ("versions", '{"torch": 2}'), ("format_version", "9"), ("recipe", nested(DEEP)),
     ],

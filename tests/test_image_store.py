@@ -16,6 +16,7 @@ from transformers import ViTImageProcessorPil
 
 from smope_hf.image_store import DecodedImages, ImageStore
 from smope_hf.routing_recorder import RoutingRecorder
+from smope_hf.run_lock import LOCK_FILE
 from smope_hf.task_split import TaskSplit
 from smope_hf.yardsticks import run_yardsticks
 
@@ -172,7 +173,7 @@ def test_every_image_is_decoded_once_in_a_run_and_nothing_else_changes(
 def test_files_go_where_they_are_told_to(backbone, tmp_path):
     trainer = tiny_trainer(backbone, tmp_path / "run", image_cache_gib=0, image_cache_dir=str(tmp_path / "elsewhere"))
     assert in_file(trainer.decoded(trainer.stream[0].train))
-    assert (tmp_path / "elsewhere").is_dir() and not (tmp_path / "run").exists()
+    assert (tmp_path / "elsewhere").is_dir() and [path.name for path in (tmp_path / "run").iterdir()] == [LOCK_FILE]
 
 
 # ---------------------------------------------------------------------- more images than memory
