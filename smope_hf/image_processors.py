@@ -10,7 +10,7 @@ from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, PROCESSOR_NAME
 from transformers.utils.hub import resolve_revision
 
 from .backbones import local_name
-from .config_guard import MAX_CONFIG_BYTES
+from .config_guard import read_config_content
 from .safe_json import ADVICE, read_json, shown
 from .weight_files import find_file
 
@@ -208,7 +208,7 @@ def _classes_of_model(name: str, revision, source: str) -> dict[str, str]:
     from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
     path = find_file(name, CONFIG_NAME, revision, {})
-    config = {} if path is None else read_json(path, MAX_CONFIG_BYTES)
+    config = {} if path is None else read_config_content(path)
     own = config.get(_OWN_CODE)
     if own is not None and (not isinstance(own, dict) or "AutoImageProcessor" in own):
         raise ValueError(f"{path}: {_OWN_CODE} = {shown(own)} {NO_CODE} {ADVICE}")
