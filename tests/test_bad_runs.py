@@ -139,6 +139,7 @@ def test_a_run_without_bad_images_leaves_no_list_of_an_earlier_one(backbone, tmp
     assert not (tmp_path / "skipped_images.json").exists()
 
 
+@pytest.mark.slow
 def test_the_commands_refuse_or_skip_and_say_so(backbone, tmp_path):
     """train, evaluate and add-classes on folders of images, one of them empty in each."""
     old, new = write_folders(tmp_path / "old"), write_folders(tmp_path / "new")

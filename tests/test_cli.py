@@ -502,6 +502,7 @@ def test_add_classes_reads_new_and_old_images_from_columns_of_different_names(pl
     assert None not in row[:3] and row[3] is None
 
 
+@pytest.mark.slow
 def test_add_classes_goes_on_where_its_results_were_not_written(place, tmp_path):
     run = shutil.copytree(place / "run", tmp_path / "run")
     learned = (run / "metrics.json").read_text()

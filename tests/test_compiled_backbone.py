@@ -101,6 +101,7 @@ def test_outside_of_training_nothing_is_compiled(monkeypatch):
     assert counter.frame_count == 0 and "forward" not in model.backbone.__dict__
 
 
+@pytest.mark.slow
 def test_a_compiled_run_learns_the_same(backbone, tmp_path, monkeypatch):
     """Traced and differentiated as for the real backend, and run by torch's own kernels: so to the bit."""
     monkeypatch.setattr(compiled_backbone, "BACKEND", "aot_eager")
@@ -136,6 +137,7 @@ def test_a_machine_that_cannot_compile_says_so_before_an_image_is_read(backbone,
     assert "Install a C++ compiler" in done.stdout and not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch's default backend needs a C++ compiler")
 def test_the_real_backend_takes_the_same_step():
     model, compiled = learner(), CompiledBackbone()

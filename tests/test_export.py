@@ -32,7 +32,11 @@ def session(path):
 
 
 @pytest.mark.parametrize(
-    ("model_type", "kind"), [*((name, "onnx") for name in EXTRA), *((name, "torch") for name in THOROUGH)]
+    ("model_type", "kind"),
+    [
+        *(pytest.param(name, "onnx", marks=() if name in THOROUGH else pytest.mark.slow) for name in EXTRA),
+        *((name, "torch") for name in THOROUGH),
+    ],
 )
 def test_logits_are_the_models_own_for_any_number_of_images(model_type, kind, tmp_path):
     model, path = used(tiny_model(model_type)), tmp_path / exporting.FORMATS[kind]
@@ -66,6 +70,7 @@ def test_a_method_without_prompts_is_exported(kind, tmp_path):
 
 
 @pytest.mark.parametrize("method", [name for name in PROMPT_METHODS if PROMPT_METHODS[name].layers])
+@pytest.mark.slow
 def test_rivals_are_exported_too(method, tmp_path):
     model = PromptedForImageClassification.from_backbone(tiny_model().backbone, method=method)
     model.begin_task(["a", "b"])

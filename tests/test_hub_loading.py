@@ -334,6 +334,7 @@ def with_code(request, alice, run) -> str:
     return repo
 
 
+@pytest.mark.slow
 def test_with_its_code_a_model_is_loaded_without_smope_hf(hub, bob, run, elsewhere, with_code, tmp_path):
     prepare = (
         "import torch\ntorch.set_num_threads(1)\nfrom transformers import AutoModelForImageClassification, pipeline"

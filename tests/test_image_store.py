@@ -216,6 +216,7 @@ print("all seen twice")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit on memory is one of Linux")
+@pytest.mark.slow
 def test_a_data_set_larger_than_memory_works(tmp_path):
     """64 MiB for 187 MiB of images: with the default budget there is no room for them, in files there is."""
     script = tmp_path / "larger.py"

@@ -41,6 +41,7 @@ def trainer_of(method, backbone, output_dir, stream=None, **settings):
 @pytest.mark.parametrize(
     "method", ["smope", *(pytest.param(name, marks=pytest.mark.slow) for name in ("finetune", "ovor"))]
 )
+@pytest.mark.slow
 def test_each_matrix_is_that_of_a_run_of_its_own(method, backbone, tmp_path):
     content = trainer_of(method, backbone, tmp_path / "one", compare_alignments=OTHERS).train()
     found = {"lda": content["accuracy_matrix"]}

@@ -285,6 +285,7 @@ class StopsAt(ContinualCallback):
 
 
 @pytest.mark.parametrize("step", [2, 8, 9, 17])
+@pytest.mark.slow
 def test_a_run_that_goes_on_within_a_task_records_what_an_uninterrupted_one_does(backbone, tmp_path, step):
     settings = {"checkpoint_every": 1, "logging_steps": 2}
     tiny_trainer(backbone, tmp_path / "whole", callbacks=[TrainingRoutingRecorder()], **settings).train()

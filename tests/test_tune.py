@@ -40,6 +40,7 @@ def test_what_is_no_grid_is_refused_before_anything_is_trained(grid, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_test_images_are_refused(tmp_path):
     for option in (["--evaluate_on", "test"], ["--evaluate_on=test"], ["--evaluate-on", "test"]):
         refused = run(tmp_path / "new", "--methods", "lda", "--grid", "alignment_shrinkage=0.1", *option)
