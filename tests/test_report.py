@@ -103,7 +103,7 @@ def copied(run, tmp_path):
     return shutil.copytree(run, tmp_path / "run")
 
 
-def change(folder, name, **values):
+def change(folder, name, /, **values):
     content = read(folder, name)
     (folder / name).write_text(json.dumps({**content, **values}))
     (folder / CHECKSUMS_FILE).unlink(missing_ok=True)  # the change is meant
