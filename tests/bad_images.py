@@ -134,7 +134,9 @@ BROKEN: dict[str, tuple[bytes | dict | None, str]] = {
     "nothing": (None, "the row holds no image"),
     "a file that is not there": ({"bytes": None, "path": "/nowhere/a.png"},
                                  "the image file cannot be read: there is no such file"),
-    "a folder": ({"bytes": None, "path": "/"}, "the image file cannot be read: it is a folder, and only regular"),
+    "a folder": (
+        {"bytes": None, "path": "/"}, "the image file cannot be read: it is a folder, and only regular files are read"
+    ),
 }  # fmt: skip
 
 
