@@ -12,7 +12,13 @@ import torch
 from accelerate import Accelerator
 from datasets import ClassLabel, Dataset, DatasetDict, Features
 from digit_data import NAMES, digits, png
-from runs import assert_same_tensors, read, save_backbone, tiny_trainer
+from runs import (  # noqa: F401 (of the fixture)
+    assert_same_tensors,
+    read,
+    save_backbone,
+    tiny_trainer,
+    without_pictures,
+)
 from transformers import ViTImageProcessorPil
 
 from smope_hf.batches import GlobalBatches
@@ -195,18 +201,6 @@ def test_a_pipe_in_place_of_an_image_is_not_waited_for(data):
 
 
 # ---------------------------------------------------------------------- whole runs
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_pictures():
-    with pytest.MonkeyPatch.context() as patch:
-        for place in (
-            "model_card.plot_accuracy_matrix",
-            "results.plot_accuracy_matrix",
-            "results.plot_average_accuracy",
-        ):
-            patch.setattr(f"smope_hf.{place}", lambda *_, **__: None)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 import torch
-from runs import (
+from runs import (  # noqa: F401 (of the fixture)
     AtStep,
     assert_same_run,
     assert_same_tensors,
@@ -16,6 +16,7 @@ from runs import (
     tiny_args,
     tiny_stream,
     tiny_trainer,
+    without_pictures,
 )
 from transformers import ViTImageProcessorPil
 
@@ -45,19 +46,6 @@ class StopAt(AtStep):
 
 def lose():
     raise Lost
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_pictures():
-    """Drawing takes most of the time of a run as small as these."""
-    with pytest.MonkeyPatch.context() as patch:
-        for place in (
-            "model_card.plot_accuracy_matrix",
-            "results.plot_accuracy_matrix",
-            "results.plot_average_accuracy",
-        ):
-            patch.setattr(f"smope_hf.{place}", lambda *_, **__: None)
-        yield
 
 
 @pytest.fixture(scope="module")

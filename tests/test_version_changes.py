@@ -4,7 +4,16 @@ import json
 import shutil
 
 import pytest
-from runs import AtStep, assert_same_run, assert_same_tensors, read, save_backbone, tiny_stream, tiny_trainer
+from runs import (  # noqa: F401 (of the fixture)
+    AtStep,
+    assert_same_run,
+    assert_same_tensors,
+    read,
+    save_backbone,
+    tiny_stream,
+    tiny_trainer,
+    without_pictures,
+)
 
 from smope_hf import ContinualTrainer
 from smope_hf.checkpoint import load_state
@@ -24,18 +33,6 @@ class Lost(BaseException):
 
 def lose(trainer):
     raise Lost
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_pictures():
-    with pytest.MonkeyPatch.context() as patch:
-        for place in (
-            "model_card.plot_accuracy_matrix",
-            "results.plot_accuracy_matrix",
-            "results.plot_average_accuracy",
-        ):
-            patch.setattr(f"smope_hf.{place}", lambda *_, **__: None)
-        yield
 
 
 @pytest.fixture(scope="module")
