@@ -11,6 +11,7 @@ from pathlib import Path
 from .file_lock import NO_LOCKS, try_lock
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+OF_SAFETENSORS = re.compile(r"\.tmp[0-9A-Za-z]{6}")  # what its `save_file` writes before it moves it into place
 
 
 @contextmanager
@@ -72,6 +73,13 @@ def remove_temporary(folder: Path):
     """
     for path in folder.glob(".*.tmp"):
         if TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink() and not _is_alive(path):
+            path.unlink(missing_ok=True)
+
+
+def remove_of_safetensors(folder: Path):
+    """Delete what `save_file` of safetensors leaves when it is killed, in a folder that nobody else writes."""
+    for path in folder.glob(".tmp*"):
+        if OF_SAFETENSORS.fullmatch(path.name) and path.is_file() and not path.is_symlink():
             path.unlink(missing_ok=True)
 
 

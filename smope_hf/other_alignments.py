@@ -15,7 +15,7 @@ from torch import Tensor
 from .accuracy_matrix import AccuracyMatrix
 from .alignment import ClassStatistics, align_classifier
 from .checkpoint_guard import FLOATING, INTEGER, read_exactly
-from .files import atomic_path
+from .files import atomic_path, remove_of_safetensors
 from .incremental_head import IncrementalHead
 from .metrics import metrics_where_measured
 from .seeding import derive_generator
@@ -94,6 +94,7 @@ class OtherAlignments:
             tensors[f"{name}.accuracies"] = torch.from_numpy(self.matrices[name].as_array())
         with atomic_path(_file(output_dir, index)) as temporary:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+        remove_of_safetensors(Path(output_dir) / FOLDER)  # of a process that was killed
         if index > 1:  # the one before serves while this task's folder is being written
             _file(output_dir, index - 2).unlink(missing_ok=True)
 

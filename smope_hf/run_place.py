@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .checkpoint import STATE_FILE, saved_tasks, task_index
-from .files import TEMPORARY
+from .files import OF_SAFETENSORS, TEMPORARY
 from .image_check import SKIPPED_FILE
 from .other_alignments import FOLDER as OTHER_ALIGNMENTS
 from .output_check import check_replaceable, check_text, named_errors, try_folder
@@ -113,7 +113,7 @@ def check_names(folder: Path, report_to: str = "none"):
     _check_tasks(folder)
     state = folder / STATE_FOLDER
     for name in sorted(os.listdir(state)) if state.is_dir() else ():
-        known = name == INDEX_FILE or _TENSORS.fullmatch(name) or TEMPORARY.fullmatch(name)
+        known = name == INDEX_FILE or any(kind.fullmatch(name) for kind in (_TENSORS, TEMPORARY, OF_SAFETENSORS))
         if not known or not (state / name).is_file():
             raise FileExistsError(f"{state / name} is none of a run's files, and a run empties {state}. {_ADVICE}")
 

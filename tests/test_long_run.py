@@ -60,6 +60,7 @@ def sizes(run: Path, name: str) -> np.ndarray:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # seconds, for busy machines: alone on a core it takes about 90
 def test_memory_time_and_checkpoints_of_many_tasks(tmp_path, capsys):
     watch = Watch()
     settings = {"epochs": 1, "dense_epochs": 1, "eval_batch_size": 64}

@@ -91,6 +91,16 @@ def test_what_was_kept_and_is_broken_is_refused_by_name(backbone, tmp_path):
         trainer_of("smope", backbone, tmp_path, compare_alignments=["none"], resume=True).train()
 
 
+def test_what_a_killed_save_left_is_removed_by_the_next(backbone, tmp_path):
+    (tmp_path / FOLDER).mkdir()
+    (tmp_path / FOLDER / ".tmp5kIPb9").write_bytes(b"half")
+    trainer_of("smope", backbone, tmp_path, compare_alignments=["none"]).train()
+    assert sorted(path.name for path in (tmp_path / FOLDER).iterdir()) == [
+        "task-02.safetensors",
+        "task-03.safetensors",
+    ]
+
+
 @pytest.mark.parametrize(
     "settings, message",
     [

@@ -14,6 +14,7 @@ import smope_hf.continuation
 import smope_hf.run_arguments
 from smope_hf import ContinualTrainer, ContinualTrainingArguments
 from smope_hf.run_arguments import DataArguments, ModelArguments, load_trainer
+from smope_hf.run_place import check_names
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 STATE = "trainer_state.json"
@@ -83,6 +84,7 @@ IN_THE_WAY = {
     "a file task-01": (put("task-01"), "task-01 is no folder.*Move it away"),
     "a link task-02": (lambda out: (out.mkdir(), (out / "task-02").symlink_to("x")), "task-02 is no folder"),
     "a file state": (put("state"), "state is no folder"),
+    "a name too long for a temporary file in state": (put("state/.tmp5kIPb9x"), "5kIPb9x is none of a run's files"),
     "notes in state": (put("state/notes.txt"), "notes.txt is none of a run's files.*empties"),
     "a folder in state": (folder("state/mine"), "mine is none of a run's files"),
     "a file plots": (put("plots"), "plots is no folder"),
@@ -109,6 +111,14 @@ def test_what_is_in_the_way_is_named_before_any_image_is_read(tmp_path, no_work,
     with pytest.raises(OSError, match=told):
         begin(tmp_path / "out")
     assert tree(tmp_path) == before
+
+
+def test_what_a_killed_process_left_is_not_in_the_way(tmp_path):
+    """A temporary file of ours, and one that `save_file` of safetensors was writing."""
+    (tmp_path / "state").mkdir()
+    for name in (".tensors-0123456789abcdef.safetensors.0a1b2c3d.tmp", ".tmp5kIPb9"):
+        (tmp_path / "state" / name).write_bytes(b"half")
+    check_names(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from smope_hf import SMoPEForImageClassification
 from smope_hf.embedded_data import digits
 
 from checkpoints import Models, find_revisions, open_checkpoints  # isort: skip
-from desk import Desk  # isort: skip
+from desk import Desk, explain  # isort: skip
 from files import Files  # isort: skip
 from first_checkpoint import example_images, first_checkpoint  # isort: skip
 from limits import Limits, Refused  # isort: skip
@@ -92,6 +92,24 @@ def test_models_are_loaded_once_and_only_the_last_few_are_kept(run):
     last = models.get(places[2])
     models.forget(run)
     assert models.get(places[2]) is not last
+
+
+def test_a_visitor_who_leaves_while_a_model_loads_is_no_fault_of_the_page(desk, run, cache, monkeypatch, capsys):
+    """The files go with the visit, under whoever reads them."""
+
+    def left(place):
+        desk.visits.end("a")
+        raise ValueError("class_statistics.safetensors was changed while the checkpoint was read")
+
+    (image,) = send(desk, [example_images(cache)[0][0]])
+    monkeypatch.setattr(desk.models, "get", left)
+    with pytest.raises(Refused, match="This visit has ended") as refused:
+        desk.look("a", str(run), "task-04", image)
+    assert explain(refused.value) == str(refused.value) and not capsys.readouterr().err
+    monkeypatch.setattr(desk.models, "get", lambda place: 1 / 0)
+    (image,) = send(desk, [example_images(cache)[0][0]])
+    with pytest.raises(ZeroDivisionError):  # of a visitor who is still there
+        desk.look("b", str(run), "task-04", image)
 
 
 def test_the_experts_shown_are_those_of_the_largest_scores(desk, run, cache):

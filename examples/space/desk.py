@@ -49,9 +49,11 @@ class Desk:
         Raises:
             Refused: when there is no such revision, or the image cannot be taken.
         """
-        path = self.visits.take(self.visits.of(key), image)
-        place = self._place(key, checkpoint, revision)
-        return look_at(self.models.get(place), self.limits.read_image(path))
+        visit = self.visits.of(key)
+        with _unless_ended(visit):
+            path = self.visits.take(visit, image)
+            place = self._place(key, checkpoint, revision)
+            return look_at(self.models.get(place), self.limits.read_image(path))
 
     def learn(
         self,
@@ -69,11 +71,12 @@ class Desk:
         """
         visit = self.visits.of(key)
         self.limits.check_teaching(len(visit.lessons), visit.taught_seconds)
-        place = self._place(key, checkpoint, revision)
-        name = self.limits.check_name(name, self.models.get(place).class_names)
-        self.limits.check_number(len(images))
-        paths = [self.visits.take(visit, path) for path in images]
-        pictures = [self.limits.read_image(path) for path in paths]
+        with _unless_ended(visit):
+            place = self._place(key, checkpoint, revision)
+            name = self.limits.check_name(name, self.models.get(place).class_names)
+            self.limits.check_number(len(images))
+            paths = [self.visits.take(visit, path) for path in images]
+            pictures = [self.limits.read_image(path) for path in paths]
         with self._lesson(visit):
             lesson = teach(
                 place,
@@ -124,6 +127,17 @@ class Desk:
                 return lesson.tests
         tests = self.checkpoints[checkpoint].tests
         return None if tests is None else tests[: len(self.models.get(place).tasks)]
+
+
+@contextmanager
+def _unless_ended(visit: Visit) -> Iterator[None]:
+    """Take what fails because the visitor has left, and files were deleted under the reader, for no fault."""
+    try:
+        yield
+    except Exception as error:
+        if visit.ended:
+            raise Refused("This visit has ended, and what was sent in it is deleted. Start again.") from error
+        raise
 
 
 def explain(error: Exception) -> str:
