@@ -64,7 +64,8 @@ def add_classes(
 
     What is not set is as the model was trained before.
     """
-    from .cli_common import be_quiet, class_tasks, read_config
+    from .cli_common import be_quiet
+    from .cli_inspect import class_tasks, read_config
     from .continuation import checkpoint_to_continue
     from .run_place import folder_taken
     from .tasks import TaskStream

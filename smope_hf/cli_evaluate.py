@@ -45,7 +45,8 @@ def evaluate(
     """
     from accelerate import PartialState
 
-    from .cli_common import be_quiet, class_tasks, read_config
+    from .cli_common import be_quiet
+    from .cli_inspect import class_tasks, read_config
     from .hub import find_checkpoint
     from .image_check import checked_tests
     from .known_tasks import load_known_tests
@@ -117,7 +118,7 @@ def summary(tasks: list[list[str]], tests: list, accuracies: list[float | None])
 
 
 def _print_report(report: dict):
-    from .cli_common import names_in_short, percent
+    from .formatting import names_in_short, percent
     from .terminal import print_table
 
     rows = [

@@ -53,7 +53,7 @@ def _print_report(report: dict):
 
 def _facts(report: dict) -> list[tuple[str, str]]:
     """What is said in one line each."""
-    from .cli_common import ranges
+    from .formatting import ranges
 
     base = report["base_model"] or "none, the backbone is in the checkpoint"
     revision = f" at {report['base_model_revision'][:12]}" if report["base_model_revision"] else ""
@@ -86,7 +86,7 @@ def _size(count: int) -> str:
 
 
 def _print_tasks(tasks: list[dict]):
-    from .cli_common import names_in_short, percent
+    from .formatting import names_in_short, percent
     from .terminal import print_table
 
     rows = [[str(task["task"]), names_in_short(task["classes"], 56), percent(task["accuracy"])] for task in tasks]
@@ -95,7 +95,7 @@ def _print_tasks(tasks: list[dict]):
 
 
 def _print_run(tasks: list[dict]):
-    from .cli_common import percent
+    from .formatting import percent
     from .terminal import print_table
 
     rows = [[task["task"], str(task["num_classes"]), percent(task["average_accuracy"])] for task in tasks]

@@ -8,12 +8,33 @@ import numpy as np
 
 from .checkpoint import ROUTING_FILE, STATE_FILE, load_state, missing_to_go_on, saved_tasks
 from .checkpoint_guard import read_header
-from .cli_common import class_tasks, ranges, read_config
+from .formatting import ranges
+from .registry import config_of
 from .routing_patterns import balance
 from .routing_report import load_routing
 
 DEAD_SHARE = 0.5  # of a layer's experts
 MARKED_SHARE = 0.9
+
+
+def class_tasks(config) -> list[list[str]]:
+    """Names of the classes of each task, from a checkpoint's config."""
+    return [[config.id2label[index] for index in task] for task in config.tasks]
+
+
+def read_config(folder: Path):
+    """The config of a SMoPE checkpoint with at least one task.
+
+    Raises:
+        ValueError: or StrictDataclassError, naming the file and the field.
+    """
+    config = config_of(folder)
+    if not config.tasks:
+        raise ValueError(
+            f"{folder / 'config.json'} has no tasks: the model has learned nothing yet, and a SMoPE checkpoint with "
+            "at least one task is needed"
+        )
+    return config
 
 
 def describe_checkpoint(folder: Path) -> dict:

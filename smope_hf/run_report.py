@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from .cli_common import LONGEST_NAME, names_in_short
 from .cli_inspect import describe_checkpoint
+from .formatting import LONGEST_NAME, names_in_short
 from .metrics import metrics_where_measured
 from .printable import printable
 from .report_html import BAR, NUMBER, TEXT, counted, duration, embedded, percent, shown_value, table, write_html

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
 
 import datasets
 import numpy as np
@@ -13,14 +13,24 @@ from .named_settings import MAX_WHOLE
 from .safe_json import shown
 from .task_split import Task, TaskSplit
 
-if TYPE_CHECKING:
-    from .tasks import TaskStream
-
 FORMAT_VERSION = 1
 _AGAIN = "The file was changed or is not whole: download or copy it again."
 
 
-def build_manifest(stream: "TaskStream", tasks: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+class DescribedStream(Protocol):
+    """What a manifest tells of a task stream, such as [`TaskStream`], beside its tasks."""
+
+    name: str
+    source: dict[str, Any] | None
+    image_column: str
+    label_column: str
+    fingerprints: dict[str, str]
+    options: dict[str, Any]
+
+    def __iter__(self) -> Iterator[Task]: ...
+
+
+def build_manifest(stream: DescribedStream, tasks: list[dict[str, Any]] | None = None) -> dict[str, Any]:
     """Describe a task stream as JSON. Reads every encoded image once, a few at a time; decodes none.
 
     From then on the splits give no image that is not the one described.

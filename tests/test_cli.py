@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from smope_hf import SMoPEForImageClassification, cli_add_classes
 from smope_hf.cli import app
-from smope_hf.cli_common import names_in_short, ranges
 from smope_hf.cli_inspect import routing_health, warnings
+from smope_hf.formatting import names_in_short, ranges
 
 COMMANDS = ("train", "evaluate", "add-classes", "predict", "info", "plot", "report", "export", "push")
 TINY = [

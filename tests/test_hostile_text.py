@@ -25,8 +25,8 @@ import smope_hf
 from smope_hf import SMoPEConfig, TaskStream
 from smope_hf.checksums import update_checksums
 from smope_hf.cli import app
-from smope_hf.cli_common import names_in_short
 from smope_hf.embedded_data import digits
+from smope_hf.formatting import names_in_short
 from smope_hf.hub_files import stage
 from smope_hf.model_card import build_card, card_of
 from smope_hf.plots import plot_average_accuracy, plot_costs

@@ -10,7 +10,7 @@ from huggingface_hub import HfApi
 from transformers import PreTrainedModel
 
 from smope_hf.checkpoint import saved_tasks, task_folder
-from smope_hf.cli_common import class_tasks, read_config
+from smope_hf.cli_inspect import class_tasks, read_config
 from smope_hf.hub import find_checkpoint, task_tags
 from smope_hf.image_processors import load_image_processor
 from smope_hf.known_tasks import load_known_tests

@@ -12,7 +12,7 @@ from looking import Look, experts_html, in_common
 from messages import LESSONS
 from teaching import Lesson
 
-from smope_hf.cli_common import names_in_short
+from smope_hf.formatting import names_in_short
 from smope_hf.printable import printable
 
 NOTHING = "nothing"
