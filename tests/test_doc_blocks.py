@@ -15,7 +15,6 @@ from smope_hf.prompt_methods import PROMPT_METHODS
 
 NEEDS_HUB = {"share.md"}  # its commands speak to the Hub of the tests, as a user named me
 NOT_RUN = {
-    "README.md": Counter(network=2, hours=1),
     "docs/bad-input.md": Counter(files=1),
     "docs/bad-input/images.md": Counter(files=1),
     "docs/cli.md": Counter(network=1),
@@ -24,7 +23,7 @@ NOT_RUN = {
     "docs/guides/choosing-settings.md": Counter(hours=1),
     "docs/guides/many-processes.md": Counter(devices=2),
     "docs/hub.md": Counter(network=1, hours=1),
-    "docs/index.md": Counter(network=2),
+    "docs/index.md": Counter(network=3),
     "docs/methods.md": Counter(hours=4),
 }
 RUN = [page for page in PAGES if any(map(runs, blocks_of(page)))]
