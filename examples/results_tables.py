@@ -1,4 +1,4 @@
-"""The tables of docs/results.md and the README, made from the records in examples/records.
+"""The tables of docs/results.md, its detail pages and the README, made from the records in examples/records.
 
     python examples/results_tables.py            # write them anew, and draw the pictures of the same numbers
     python examples/results_tables.py --check    # only say which are not what the records give
@@ -27,7 +27,7 @@ from smope_hf.plots import plot_average_accuracy, plot_costs, plot_sample_effici
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "examples" / "records"
-PAGES = (ROOT / "docs" / "results.md", ROOT / "README.md")
+PAGES = (ROOT / "docs" / "results.md", *sorted((ROOT / "docs" / "results").glob("*.md")), ROOT / "README.md")
 FIGURES = ROOT / "docs" / "figures"
 BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- table: end -->)", re.DOTALL)
 FAA, CAA, FM = METRICS.values()

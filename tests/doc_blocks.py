@@ -29,7 +29,7 @@ REASONS = {
     "devices": "needs several processes, a GPU or a browser",
     "files": "works on files that only the reader has",
 }
-WHOLE_PAGES = {"results.md": "hours", "performance.md": "hours", "scaling.md": "hours"}
+WHOLE_PAGES = {"results": "hours", "performance": "hours", "scaling": "hours"}  # each with the pages in its folder
 TINY = ["--epochs", "1", "--no-report"]
 FEWER = {"train": 20, "test": 15}
 CHECKOUT = ("examples", "tests", "model_cards", "docs", "smope_hf")  # what commands may name, as links in the folder
@@ -49,13 +49,18 @@ class Block:
         return f"{self.page.name}: {self.text[:40]!r}"
 
 
+def reason_of(page: Path) -> str | None:
+    """Why no block of a page is run, where that holds for all of them."""
+    return WHOLE_PAGES.get(page.stem) or WHOLE_PAGES.get(page.parent.name)
+
+
 def blocks_of(page: Path) -> list[Block]:
     """The blocks of a page in its order."""
     text = page.read_text(encoding="utf-8")
     found = []
     for match in FENCE.finditer(text):
         line = text.count("\n", 0, match.start(4)) + 1
-        reason = match[1] or WHOLE_PAGES.get(page.name)
+        reason = match[1] or reason_of(page)
         found.append(Block(page, match[3], textwrap.dedent(match[4]), line, reason))
     return found
 

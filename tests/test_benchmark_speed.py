@@ -59,7 +59,7 @@ def test_no_page_is_given_back_with_the_settings_of_the_page():
 
     Left to itself glibc raises them as it goes, and what it arrives at is another one from process to process.
     """
-    page = (EXAMPLES.parent / "docs" / "performance.md").read_text()
+    page = (EXAMPLES.parent / "docs" / "performance" / "details.md").read_text()
     line = next(line for line in page.splitlines() if line.startswith("export MALLOC_"))
     settings = dict(word.split("=") for word in line.split()[1:])
     environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}

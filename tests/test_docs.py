@@ -158,6 +158,31 @@ def test_links_lead_somewhere(page):
             assert not anchor or anchor in known, f"{page.name} links to {link}"
 
 
+@pytest.mark.parametrize(("page", "most"), [("README.md", 130), ("docs/results.md", 120)])
+def test_the_pages_that_are_read_first_stay_short(page, most):
+    assert len((ROOT / page).read_text(encoding="utf-8").splitlines()) <= most
+
+
+def test_each_finding_of_the_results_has_a_page_of_its_own():
+    """The whole text of an item of the list, however many lines it takes, and the pages that it leads to."""
+    page = ROOT / "docs" / "results.md"
+    listed = prose(page).split("## Six findings\n\n")[1].split("\n\n")[0]
+    findings = re.split(r"^\d\. ", listed, flags=re.MULTILINE)[1:]
+    details = [{link.partition("#")[0] for link in LINK.findall(finding)} for finding in findings]
+    assert len(details) == 6 and all(len(links) == 1 for links in details)
+    names = set.union(*details)
+    assert len(names) == 6 and all((page.parent / name).is_file() for name in names)
+
+
+def test_the_commands_of_the_readme_parse_as_they_stand():
+    """Those of the table of what a reader wants; behind `accelerate launch` too."""
+    group, context = cli()
+    calls = re.findall(r"\| `(?:smope|accelerate launch -m smope_hf) ([a-z][^`]*)` \|", prose(ROOT / "README.md"))
+    for name, *rest in map(shlex.split, calls):
+        group.get_command(context, name).make_context(name, rest, parent=context)
+    assert {call.split()[0] for call in calls} == set(group.list_commands(context))
+
+
 def pages_of(nav: list | str) -> list[str]:
     """The files in a navigation, however deep."""
     if isinstance(nav, str):
