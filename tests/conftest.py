@@ -1,5 +1,7 @@
 """What several test files share: tiny models of every family, and one thread so that results do not depend on load."""
 
+import gc
+
 import pytest
 import torch
 from transformers import CONFIG_MAPPING
@@ -46,6 +48,12 @@ def tiny_model(model_type: str = "vit", seed: int = 0, **fields) -> SMoPEForImag
 
 def tiny_images(count: int = 4, size: int = 16, seed: int = 1) -> torch.Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def pytest_collection_finish():
+    """A run collects garbage behind every phase; what was imported need not be looked through each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=THOROUGH)
