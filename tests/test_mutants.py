@@ -40,7 +40,6 @@ def test_a_sample_of_mutants_ends_in_a_message(tmp_path):
         outcomes = try_mutant(tmp_path / "world", mutant, number, only=IN_SHORT)
         verdicts.update(outcome.verdict for outcome in outcomes)
         broke += told(mutant, outcomes)
-    gc.unfreeze()
     assert not broke, "\n".join(broke)
     assert len(mutants) >= 30 and verdicts["refused"] > 30 and verdicts["works"] > 30
 
@@ -61,7 +60,6 @@ def test_every_mutant_ends_in_a_message(tmp_path_factory, half):
         verdicts.update(outcome.verdict for outcome in outcomes)
         of_doors.update(outcome.door for outcome in outcomes)
         broke += told(mutant, outcomes)
-    gc.unfreeze()
     print(f"Half of {len(mutants)} mutants, {sum(of_doors.values())} trials: {dict(verdicts)}; {dict(of_doors)}")
     assert not broke, f"{len(broke)} trials:\n" + "\n".join(broke[:100])
     assert len(mutants) >= 600 and verdicts["refused"] > 300
