@@ -92,7 +92,6 @@ def continue_from(
     }
     state.follows = follows
     trainer = trainer_class(model, args, continued, image_processor, callbacks, state=state)
-    trainer.logged_steps = saved["logged_steps"]
     source.check_unchanged()
     return trainer
 
