@@ -61,7 +61,6 @@ class RunState:
         matrix = AccuracyMatrix.from_json(saved["accuracy_matrix"])
         state = cls(statistics, usage_history, matrix, saved["seconds_by_task"], saved.get("continued_from"))
         state.task_confusion = saved.get("task_confusion") or []
-        state.logged_steps = saved.get("logged_steps", 0)
         state.take_versions(saved)
         return state
 

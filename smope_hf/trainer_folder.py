@@ -151,6 +151,6 @@ class KeepsRunFolder:
         statistics, usage_history = checkpoint.load_statistics(folder)
         self.model = model.to(self.accelerator.device)
         self.state = RunState.from_saved(saved, statistics, usage_history)
-        self.state.follows = checkpoint.statistics_hash(folder)
+        self.state.follows, self.state.logged_steps = checkpoint.statistics_hash(folder), saved["logged_steps"]
         check_unchanged(seen)  # all parts are of one folder
         say_once(self.accelerator, f"Resuming behind {folder}: {len(model.config.tasks)} tasks are learned.")
