@@ -87,9 +87,8 @@ class RoutingRecorder(ContinualCallback):
         survival: list[list[float] | None] = [None] * (learned - 1)
         for number, test in enumerate(tests[:-1], start=1):
             if test is not None and number in self._selected:
-                kept = routing_survival(
-                    self._selected[number], self._select(model, decoded(test), passes)
-                )  # (images, L, H)
+                now = self._select(model, decoded(test), passes)
+                kept = routing_survival(self._selected[number], now)  # (images, L, H)
                 survival[number - 1] = _rounded(kept.mean(axis=(0, 2)))
         marked = torch.stack([experts.frequently_used for experts in model.prefix_experts])
         images = 0
