@@ -26,7 +26,7 @@ def main(argv: list[str]) -> dict:
     model_args, data, args = parse_arguments(argv)
     trainer = load_trainer(model_args, data, args)
     if data.yardsticks:
-        trainer.yardsticks = run_yardsticks(trainer)
+        trainer.yardsticks = run_yardsticks(trainer.model, trainer.stream, trainer.decoded, trainer.passes)
     results = trainer.train()
     trainer.accelerator.end_training()
     return results

@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from .auto_classes import register_when_loaded
+from .callbacks import DEFAULT_CALLBACKS
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -49,4 +50,11 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
+def _results_report():
+    from .results import ResultsReport
+
+    return ResultsReport()
+
+
 register_when_loaded()
+DEFAULT_CALLBACKS["report"] = _results_report  # entered here, since training does not know the reports

@@ -1,4 +1,6 @@
-"""What a callback of the trainer can hear."""
+"""What a callback of the trainer can hear, and which ones every trainer has."""
+
+from collections.abc import Callable, Sequence
 
 
 class ContinualCallback:
@@ -43,3 +45,44 @@ class ContinualCallback:
         Args:
             state: what `saved_state` gave; None when the callback was not there, or gave nothing.
         """
+
+
+DEFAULT_CALLBACKS: dict[str, Callable[[], ContinualCallback]] = {}
+"""What makes the callbacks that every trainer has, by name. They are told first, in this order.
+
+Training knows none of them. Who adds to the package what a run does beside training, as the reports are, enters it
+here in `smope_hf/__init__.py`. A factory imports what it needs when it is called, as a trainer is made. These
+callbacks keep no state within a task: `saved_state` and `restore_state` are not called.
+"""
+
+
+class TellsCallbacks:
+    """Tells callbacks what happens; for [`ContinualTrainer`]."""
+
+    default_callbacks: list[ContinualCallback]
+    callbacks: list[ContinualCallback]  # those that the trainer was given
+
+    def _take_callbacks(self, given: Sequence[ContinualCallback]):
+        self.default_callbacks = [make() for make in DEFAULT_CALLBACKS.values()]
+        self.callbacks = list(given)
+
+    def notify(self, event: str, *what):
+        """Call a method of every callback."""
+        for callback in (*self.default_callbacks, *self.callbacks):
+            self._tell(callback, event, *what)
+
+    @property
+    def wants_routing(self) -> bool:
+        """Whether a callback needs the selected experts."""
+        return any(callback.wants_routing for callback in (*self.default_callbacks, *self.callbacks))
+
+    def _tell(self, callback: ContinualCallback, event: str, *what):
+        return getattr(callback, event)(self, *what)
+
+    def _callback_states(self) -> dict[str, dict | None]:
+        """What the callbacks keep of a task in training, by name."""
+        return {type(callback).__name__: self._tell(callback, "saved_state") for callback in self.callbacks}
+
+    def _restore_callbacks(self, states: dict[str, dict | None]):
+        for callback in self.callbacks:
+            self._tell(callback, "restore_state", states.get(type(callback).__name__))

@@ -48,7 +48,7 @@ def train(
     trainer = load_trainer(model_args, data, args)
     say_once(trainer.accelerator, f"{trainer.stream!r} on {model_args.backbone}")
     if data.yardsticks:
-        trainer.yardsticks = run_yardsticks(trainer)
+        trainer.yardsticks = run_yardsticks(trainer.model, trainer.stream, trainer.decoded, trainer.passes)
     trainer.train()
     say_once(trainer.accelerator, f"Checkpoints, metrics and plots: {args.output_dir}")
     trainer.accelerator.end_training()

@@ -90,9 +90,8 @@ def continue_from(
         "commit": source.commit,
         "num_tasks": len(learned["tasks"]),
     }
-    state.follows = follows
+    state.follows, state.logged_steps = follows, saved["logged_steps"]
     trainer = trainer_class(model, args, continued, image_processor, callbacks, state=state)
-    trainer.logged_steps = saved["logged_steps"]
     source.check_unchanged()
     return trainer
 

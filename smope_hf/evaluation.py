@@ -1,6 +1,6 @@
 """Predictions of a model on the images of a split, and what they come to for each task and class."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,9 @@ from .augmentation import Normalization
 from .batches import GlobalBatches, gather_rows
 from .class_recall import recall_of_classes
 from .image_store import DecodedImages
+from .passes import ImagePasses
 from .task_confusion import confusion_row
+from .task_split import Task, TaskSplit
 
 
 @torch.no_grad()
@@ -64,25 +66,37 @@ class Evaluation:
     recalls: list[list[float | None]]
 
 
-def evaluate_tasks(trainer, heads: Sequence[nn.Linear] = ()) -> Evaluation:
-    """Evaluate a trainer's model in one pass over the test images of every task it has seen; on every process.
+def evaluate_tasks(
+    model,
+    stream: Sequence[Task],
+    decoded: Callable[[TaskSplit], DecodedImages],
+    passes: ImagePasses,
+    heads: Sequence[nn.Linear] = (),
+) -> Evaluation:
+    """Evaluate a model in one pass over the test images of every task it has seen; on every process.
 
     Args:
-        trainer: a [`ContinualTrainer`].
+        model: a [`SMoPEForImageClassification`] on the accelerator's device; left in evaluation mode.
+        stream: the tasks, the first of which the model has seen.
+        decoded: the images of a split.
+        passes: how the run looks at them.
         heads: heads to measure beside the model's own, on the same features.
     """
-    tasks = trainer.model.config.tasks
-    seen = trainer.stream[: len(tasks)]
+    args, tasks = passes.args, model.config.tasks
+    seen = stream[: len(tasks)]
     columns, confusion, recalls = [], [], [[] for _ in range(1 + len(heads))]
-    for task in trainer.with_bar(seen, len(seen), seen[-1], "evaluation"):
+    for task in passes.bars.over(seen, len(seen), seen[-1].index, "evaluation"):
         if task.test is None:
             columns.append([None] * (1 + len(heads)))
             confusion.append(None)
             for recall in recalls:
                 recall += [None] * len(task.class_ids)
             continue
-        images = trainer.decoded(task.test)
-        predicted = trainer.predict(images, heads).view(1 + len(heads), len(images))
+        images = decoded(task.test)
+        predicted = predict(
+            model, images, passes.normalize, passes.accelerator, args.eval_batch_size, args.dataloader_num_workers,
+            heads=heads,
+        ).view(1 + len(heads), len(images))  # fmt: skip
         columns.append((predicted == images.labels).double().mean(dim=1).tolist())
         confusion.append(confusion_row(predicted[0], tasks))
         for recall, of_head in zip(recalls, predicted, strict=True):

@@ -5,11 +5,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
+from .checkpoint import saved_tasks
 from .printing import say
-from .state_folder import has_state
+from .state_folder import STATE_FOLDER, has_state
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE = 2.0  # seconds; launchers pass a Ctrl-C on that the terminal has sent to every process already
@@ -99,26 +101,39 @@ class StopSignals:
 
 
 @contextmanager
-def interruptible(trainer) -> Iterator[None]:
-    """A block of a [`ContinualTrainer`] that signals end cleanly, with a message how to go on.
+def interruptible(signals: StopSignals, accelerator, output_dir: str | Path, num_known: int = 0) -> Iterator[None]:
+    """A block of a run that signals end cleanly, with a message how to go on.
 
     Trackers are finished, as behind a whole training.
+
+    Args:
+        signals: heard within the block.
+        accelerator: of the run.
+        output_dir: of the run.
+        num_known: tasks that the model knew before the run.
     """
-    with trainer.signals.heard():
+    with signals.heard():
         try:
             yield
         except TrainingInterrupted as stop:
-            if trainer.accelerator.is_main_process:
-                say(f"Stopped by {stop.signal.name}. {how_to_go_on(trainer)}", err=True)
-            trainer.finish_trackers()
+            if accelerator.is_main_process:
+                say(f"Stopped by {stop.signal.name}. {how_to_go_on(output_dir, num_known)}", err=True)
+            finish_trackers(accelerator)
             raise
 
 
-def how_to_go_on(trainer) -> str:
-    """What is saved of a run that stops now, and what to do to go on from it."""
-    folder, saved = trainer.args.output_dir, trainer.saved_tasks()
-    if has_state(folder):
-        return f"The training stands in {trainer.mid_task.folder}; the same command with --resume goes on from there."
+def finish_trackers(accelerator):
+    """Have the trackers write what they hold; several processes stay connected."""
+    while accelerator.trackers:  # not once more in `Accelerator.end_training()`, which some do not take
+        accelerator.trackers.pop().finish()
+
+
+def how_to_go_on(output_dir: str | Path, num_known: int = 0) -> str:
+    """What is saved of a run that stops now, and what to do to go on from it; arguments as for `interruptible`."""
+    saved = saved_tasks(output_dir, num_known)
+    if has_state(output_dir):
+        state = Path(output_dir) / STATE_FOLDER
+        return f"The training stands in {state}; the same command with --resume goes on from there."
     if saved:
         return f"The last whole task is {saved[-1]}; the same command with --resume goes on behind it."
     return "Nothing was saved yet; the same command begins anew."

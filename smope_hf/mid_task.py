@@ -7,18 +7,21 @@ is kept is what neither gives.
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
-from .checkpoint import task_folder
+from .checkpoint import saved_tasks, task_folder
 from .printing import say_once
-from .run_state import check_same_run, comparable_fields, versions
+from .run_state import RunState, check_same_run, comparable_fields, versions
 from .safe_json import short_name
 from .state_folder import STATE_FOLDER, advice, read_content, read_tensors, remove_state, write_state
 from .stopwatch import as_measured, seconds_since
+from .training_args import ContinualTrainingArguments
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
 
@@ -27,11 +30,24 @@ class MidTask:
     """The state of a run within a task.
 
     Args:
-        trainer: the [`ContinualTrainer`], whose model, settings and results so far are kept.
+        args: settings of the run.
+        accelerator: of the run.
+        num_known: tasks that the model knew before the run.
+        callback_states: gives what the run's callbacks keep of a task in training, by name.
+        restore_callbacks: gives it back to them.
     """
 
-    def __init__(self, trainer):
-        self.trainer, self.folder = trainer, Path(trainer.args.output_dir) / STATE_FOLDER
+    def __init__(
+        self,
+        args: ContinualTrainingArguments,
+        accelerator: Accelerator,
+        num_known: int = 0,
+        callback_states: Callable[[], dict[str, dict | None]] = dict,
+        restore_callbacks: Callable[[dict[str, dict | None]], None] = lambda states: None,
+    ):
+        self.args, self.accelerator, self.num_known = args, accelerator, num_known
+        self.callback_states, self.restore_callbacks = callback_states, restore_callbacks
+        self.folder = Path(args.output_dir) / STATE_FOLDER
         self.content: dict | None = None  # found, and not yet gone on from
         self.tensors: dict[str, Tensor] = {}
         self.seconds: dict[str, float] = {}
@@ -39,45 +55,45 @@ class MidTask:
 
     # ------------------------------------------------------------------ going on
 
-    def find(self, protocol_hash: str):
+    def find(self, model, state: RunState, protocol_hash: str):
         """Read the state of the task that comes next, and remove one of a task that is whole by now.
 
         Args:
+            model: of the run.
+            state: what the run has reached.
             protocol_hash: of the run's tasks.
 
         Raises:
-            RuntimeError: when the trainer's model is in the middle of a task, since `train()` was left there.
+            RuntimeError: when the model is in the middle of a task, since `train()` was left there.
             ValueError: when the state is broken or belongs to another run; the message says what to do.
         """
         self.protocol_hash = protocol_hash
-        trainer = self.trainer
-        learned = len(trainer.model.config.tasks)
-        self._check_begun(learned)
+        learned = len(model.config.tasks)
+        self._check_begun(learned, state)
         content = read_content(self.folder)
         if content is not None and content["task"] >= learned:
             saved = SimpleNamespace(**content["model"])
-            check_same_run(self.folder, content, trainer.args.recipe(), protocol_hash, saved, trainer.model.config)
-            self._check_place(content, learned)
+            check_same_run(self.folder, content, self.args.recipe(), protocol_hash, saved, model.config)
+            self._check_place(content, learned, state.follows)
             self.content, self.tensors = content, read_tensors(self.folder, content)
             say_once(
-                trainer.accelerator,
+                self.accelerator,
                 f"Resuming in task {learned + 1}, behind step {content['step']} of {content['steps']} of its "
                 f"{content['phase']} phase.",
             )
-        elif content is not None and not task_folder(trainer.args.output_dir, content["task"]).is_dir():
+        elif content is not None and not task_folder(self.args.output_dir, content["task"]).is_dir():
             raise ValueError(
                 f"{self.folder} holds a state of task {content['task'] + 1}, whose folder is not there; the model "
                 f"knows {learned} tasks. Put the folders of the run's tasks back, or give another output_dir."
             )
-        trainer.accelerator.wait_for_everyone()
+        self.accelerator.wait_for_everyone()
         if self.content is None:
             self.remove()
 
-    def _check_begun(self, learned: int):
+    def _check_begun(self, learned: int, state: RunState):
         """Refuse a model that was left within a task and that no saved task has replaced."""
-        trainer = self.trainer
-        nothing_saved = trainer.args.save_checkpoints and not trainer.saved_tasks()
-        whole = trainer.num_known if nothing_saved else len(trainer.state.matrix)
+        nothing_saved = self.args.save_checkpoints and not saved_tasks(self.args.output_dir, self.num_known)
+        whole = self.num_known if nothing_saved else len(state.matrix)
         if learned > whole:
             raise RuntimeError(
                 f"The model of this trainer has begun task {learned}, and only {whole} tasks are whole: train() was "
@@ -85,17 +101,16 @@ class MidTask:
                 "from what is saved."
             )
 
-    def _check_place(self, content: dict, learned: int):
-        trainer = self.trainer
-        if content["task"] > learned or content["follows"] != trainer.state.follows:
+    def _check_place(self, content: dict, learned: int, follows: str | None):
+        if content["task"] > learned or content["follows"] != follows:
             raise ValueError(
                 f"{self.folder} holds a state of task {content['task'] + 1}, which does not follow the last whole "
                 f"task there is, task {learned}. Put the folder of the task before it back. {advice(self.folder)}"
             )
-        if content["num_processes"] != trainer.accelerator.num_processes:
+        if content["num_processes"] != self.accelerator.num_processes:
             raise ValueError(
                 f"The state in {self.folder} is one of {content['num_processes']} processes, not of "
-                f"{trainer.accelerator.num_processes}. Start as many. {advice(self.folder)}"
+                f"{self.accelerator.num_processes}. Start as many. {advice(self.folder)}"
             )
 
     def begin(self, seconds: dict[str, float]):
@@ -114,10 +129,12 @@ class MidTask:
         """Name of the phase that the state found is of; None when there is none to go on from."""
         return None if self.content is None else self.content["phase"]
 
-    def restore(self, name: str, optimizer, history: Tensor) -> tuple[int, int]:
+    def restore(self, model, state: RunState, name: str, optimizer, history: Tensor) -> tuple[int, int]:
         """Put model, optimizer, losses and torch's generators back where the state has them in this phase.
 
         Args:
+            model: of the run.
+            state: of the run; it gets the steps that were logged.
             name: of the phase.
             optimizer: fresh.
             history: losses of each step of the phase, (steps, losses).
@@ -132,39 +149,38 @@ class MidTask:
         if self.phase != name:
             return 0, 0
         done, read = content["step"], content["read"]
-        self._check_tensors(content, history)
+        self._check_tensors(content, model, history)
         with torch.no_grad():
-            for key, value in self._weights().items():
+            for key, value in _weights(model).items():
                 value.copy_(tensors[f"model.{key}"])
-        parameters = dict(self.trainer.model.named_parameters())
+        parameters = dict(model.named_parameters())
         for key, steps in content["optimizer_steps"].items():
             parameter = parameters[key]
             moments = {moment: tensors[f"{moment}.{key}"].to(parameter.device) for moment in MOMENTS}
             optimizer.state[parameter] = {"step": torch.tensor(float(steps)), **moments}
         if content["scaler"] is not None:
-            self.trainer.accelerator.scaler.load_state_dict(content["scaler"])
+            self.accelerator.scaler.load_state_dict(content["scaler"])
         history[read:done] = tensors["losses"].to(history.device)
         self._set_generators(tensors)
-        self.trainer.logged_steps = content["logged_steps"]
-        for callback in self.trainer.callbacks:
-            callback.restore_state(self.trainer, content["callbacks"].get(_name(callback)))
+        state.logged_steps = content["logged_steps"]
+        self.restore_callbacks(content["callbacks"])
         self.content, self.tensors = None, {}
         return done, read
 
-    def _check_tensors(self, content: dict, history: Tensor):
-        parameters = dict(self.trainer.model.named_parameters())
-        wanted = {f"model.{key}": _form(value) for key, value in self._weights().items()}
+    def _check_tensors(self, content: dict, model, history: Tensor):
+        parameters = dict(model.named_parameters())
+        wanted = {f"model.{key}": _form(value) for key, value in _weights(model).items()}
         wanted |= {
             f"{moment}.{key}": _form(parameters[key]) if key in parameters else None
             for key in content["optimizer_steps"]
             for moment in MOMENTS
         }
         wanted["losses"] = ((content["step"] - content["read"], history.shape[1]), history.dtype)
-        world = self.trainer.accelerator.num_processes
-        wanted |= {key: ((world, len(state)), state.dtype) for key, state in _generator_states(self.trainer).items()}
+        world, device = self.accelerator.num_processes, self.accelerator.device
+        wanted |= {key: ((world, len(state)), state.dtype) for key, state in _generator_states(device).items()}
         found = {key: _form(value) for key, value in self.tensors.items()}
         different = sorted(key for key in {*wanted, *found} if wanted.get(key) != found.get(key))
-        if (content["scaler"] is None) != (self.trainer.accelerator.scaler is None):
+        if (content["scaler"] is None) != (self.accelerator.scaler is None):
             what = "has no scaler" if content["scaler"] is None else "has a scaler"
             raise ValueError(f"The state in {self.folder} {what}, unlike the run. {advice(self.folder)}")
         if different or content["steps"] != len(history):
@@ -173,46 +189,46 @@ class MidTask:
 
     # ------------------------------------------------------------------ saving
 
-    def save(self, phase, optimizer, history: Tensor, done: int, read: int):
+    def save(self, model, state: RunState, optimizer, history: Tensor, *, task: int, phase: str, done: int, read: int):
         """Write where a phase stands; called on every process.
 
         Args:
-            phase: the [`TrainingPhase`].
+            model: of the run, without what training puts around it.
+            state: what the run has reached.
             optimizer: of the phase.
             history: losses of each step of the phase, (steps, losses), of this process's share.
+            task: index of the task.
+            phase: name of the phase.
             done: steps that are done.
             read: how many of them had their losses read.
         """
-        trainer, accelerator = self.trainer, self.trainer.accelerator
-        tensors = {f"model.{key}": value for key, value in self._weights().items()}
+        accelerator = self.accelerator
+        tensors = {f"model.{key}": value for key, value in _weights(model).items()}
         tensors["losses"] = accelerator.reduce(history[read:done], reduction="mean")
         tensors |= self._generators()
         steps = {}
         if done < len(history):  # the next phase has an optimizer of its own
-            for key, parameter in trainer.model.named_parameters():
-                if parameter in optimizer.state:
-                    state = optimizer.state[parameter]
-                    steps[key] = int(state["step"])
-                    tensors |= {f"{moment}.{key}": state[moment] for moment in MOMENTS}
+            steps, moments = _optimizer_state(model, optimizer)
+            tensors |= moments
         training = self.seconds.get("training", 0.0) + seconds_since(self.since)
         content = {
-            "task": phase.task.index,
-            "phase": phase.name,
+            "task": task,
+            "phase": phase,
             "step": done,
             "steps": len(history),
             "read": read,
-            "logged_steps": trainer.logged_steps,
+            "logged_steps": state.logged_steps,
             "optimizer_steps": steps,
             "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
             "seconds": {**self.seconds, "training": round(training, 3)},
             "num_processes": accelerator.num_processes,
-            "recipe": trainer.args.recipe(),
-            "model": comparable_fields(trainer.model.config),
+            "recipe": self.args.recipe(),
+            "model": comparable_fields(model.config),
             "protocol_hash": self.protocol_hash,
-            "follows": trainer.state.follows,
+            "follows": state.follows,
             "versions": versions(),
-            "version_changes": trainer.state.version_changes,
-            "callbacks": {_name(callback): callback.saved_state(trainer) for callback in trainer.callbacks},
+            "version_changes": state.version_changes,
+            "callbacks": self.callback_states(),
         }
         if accelerator.is_main_process:
             write_state(self.folder, content, tensors)
@@ -220,25 +236,19 @@ class MidTask:
 
     def remove(self):
         """Remove the state; the main process does."""
-        if self.trainer.accelerator.is_main_process:
+        if self.accelerator.is_main_process:
             remove_state(self.folder)
 
     # ------------------------------------------------------------------ parts of a state
 
-    def _weights(self) -> dict[str, Tensor]:
-        """Parameters and buffers that training changes, in place: all but a frozen backbone's."""
-        model = self.trainer.model
-        named = model.state_dict()
-        return {key: named[key] for key in named if model.trains_backbone or not key.startswith("backbone.")}
-
     def _generators(self) -> dict[str, Tensor]:
         """States of torch's generators, (processes, n) each: a method may draw in its steps."""
-        accelerator = self.trainer.accelerator
-        own = _generator_states(self.trainer)
+        accelerator = self.accelerator
+        own = _generator_states(accelerator.device)
         return {key: accelerator.gather(state.to(accelerator.device)[None]).cpu() for key, state in own.items()}
 
     def _set_generators(self, tensors: dict[str, Tensor]):
-        accelerator = self.trainer.accelerator
+        accelerator = self.accelerator
         rank = accelerator.process_index
         try:
             torch.set_rng_state(tensors["generator.cpu"][rank].clone())  # taken from the start of its storage
@@ -251,9 +261,26 @@ class MidTask:
             ) from error
 
 
-def _generator_states(trainer) -> dict[str, Tensor]:
+def _weights(model) -> dict[str, Tensor]:
+    """Parameters and buffers that training changes, in place: all but a frozen backbone's."""
+    named = model.state_dict()
+    return {key: named[key] for key in named if model.trains_backbone or not key.startswith("backbone.")}
+
+
+def _optimizer_state(model, optimizer) -> tuple[dict[str, int], dict[str, Tensor]]:
+    """What an optimizer has of a model's parameters: by their names the steps, and the moments as a state has them."""
+    steps, tensors = {}, {}
+    for key, parameter in model.named_parameters():
+        if parameter in optimizer.state:
+            kept = optimizer.state[parameter]
+            steps[key] = int(kept["step"])
+            tensors |= {f"{moment}.{key}": kept[moment] for moment in MOMENTS}
+    return steps, tensors
+
+
+def _generator_states(device: torch.device) -> dict[str, Tensor]:
     """States of this process's generators, by the names of their tensors."""
-    own, device = {"generator.cpu": torch.get_rng_state()}, trainer.accelerator.device
+    own = {"generator.cpu": torch.get_rng_state()}
     if device.type != "cpu":
         own["generator.device"] = torch.get_device_module(device).get_rng_state()
     return own
@@ -261,7 +288,3 @@ def _generator_states(trainer) -> dict[str, Tensor]:
 
 def _form(tensor: Tensor) -> tuple[tuple[int, ...], torch.dtype]:
     return tuple(tensor.shape), tensor.dtype
-
-
-def _name(callback) -> str:
-    return type(callback).__name__

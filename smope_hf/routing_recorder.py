@@ -1,6 +1,7 @@
 """A callback that writes down, task after task, how a run's experts are used: routing_patterns.json."""
 
 import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,14 @@ from torch import Tensor
 from .batches import GlobalBatches, gather_rows
 from .callbacks import ContinualCallback
 from .checkpoint_guard import read_exactly
+from .configuration_incremental import IncrementalConfig
 from .files import atomic_path, write_json
+from .image_store import DecodedImages
+from .passes import ImagePasses
 from .routing_patterns import balance, routing_survival, select_experts, task_overlap
 from .routing_record import FORMAT_VERSION, PATTERNS_FILE, load_patterns
 from .safe_json import ADVICE
+from .task_split import Task, TaskSplit
 
 SELECTIONS_FOLDER = "routing_selections"
 
@@ -53,62 +58,73 @@ class RoutingRecorder(ContinualCallback):
                 f"RoutingRecorder records the experts of SMoPE, and {type(trainer.model).__name__} has none. Leave it "
                 "out of the callbacks."
             )
-        self._record_what_is_missing(trainer)
+        history = trainer.state.usage_history
+        self._record_what_is_missing(trainer.model, history, trainer.stream, trainer.decoded, trainer.passes)
 
     def on_task_end(self, trainer, task):
-        self._record_what_is_missing(trainer)
+        history = trainer.state.usage_history
+        self._record_what_is_missing(trainer.model, history, trainer.stream, trainer.decoded, trainer.passes)
 
     def on_train_end(self, trainer, content):
-        self._record_what_is_missing(trainer)
+        history = trainer.state.usage_history
+        self._record_what_is_missing(trainer.model, history, trainer.stream, trainer.decoded, trainer.passes)
 
-    def _record_what_is_missing(self, trainer):
+    def _record_what_is_missing(
+        self,
+        model,
+        usage_history: list[Tensor],
+        stream: Sequence[Task],
+        decoded: Callable[[TaskSplit], DecodedImages],
+        passes: ImagePasses,
+    ):
+        folder = Path(passes.args.output_dir)
         if self._recorded is None:
-            self._go_on(trainer)
-        learned = len(trainer.model.config.tasks)
+            self._go_on(folder, model.config, usage_history)
+        learned = len(model.config.tasks)
         if learned == 0 or learned in self._recorded:
             return
-        tests = [task.test for task in trainer.stream[:learned]]
+        tests = [task.test for task in stream[:learned]]
         survival: list[list[float] | None] = [None] * (learned - 1)
         for number, test in enumerate(tests[:-1], start=1):
             if test is not None and number in self._selected:
-                kept = routing_survival(self._selected[number], self._select(trainer, test))  # (images, L, H)
+                now = self._select(model, decoded(test), passes)
+                kept = routing_survival(self._selected[number], now)  # (images, L, H)
                 survival[number - 1] = _rounded(kept.mean(axis=(0, 2)))
-        marked = torch.stack([experts.frequently_used for experts in trainer.model.prefix_experts])
+        marked = torch.stack([experts.frequently_used for experts in model.prefix_experts])
         images = 0
         if tests[-1] is not None:
-            self._selected[learned] = self._select(trainer, tests[-1])
+            self._selected[learned] = self._select(model, decoded(tests[-1]), passes)
             images = len(self._selected[learned])
         self._recorded[learned] = {
             "test_images": images,
             "survival": survival,
             "frequently_used_share": _rounded(marked.double().mean(dim=-1).cpu().numpy()),
         }
-        if trainer.accelerator.is_main_process:
-            self._write(trainer, learned)
+        if passes.accelerator.is_main_process:
+            self._write(folder, model.config, usage_history)
 
-    def _select(self, trainer, test) -> np.ndarray:
+    def _select(self, model, test: DecodedImages, passes: ImagePasses) -> np.ndarray:
         """Experts that the model selects for the followed test images of a task, (images, L, H, K)."""
         count = min(len(test), self.images_per_task)
         rows = torch.from_numpy(np.linspace(0, len(test) - 1, count).round().astype(np.int64))
-        args, accelerator = trainer.args, trainer.accelerator
-        batches = GlobalBatches(trainer.decoded(test), args.eval_batch_size, accelerator, args.dataloader_num_workers)
+        args, accelerator = passes.args, passes.accelerator
+        batches = GlobalBatches(test, args.eval_batch_size, accelerator, args.dataloader_num_workers)
         parts = []
         for pixels, _, _, size in batches(rows):
             with accelerator.autocast():
-                selected = select_experts(trainer.model, trainer.normalize(pixels.to(accelerator.device)))
+                selected = select_experts(model, passes.normalize(pixels.to(accelerator.device)))
             parts.append(gather_rows(accelerator, selected, size).cpu())
         return torch.cat(parts).numpy()
 
     # ------------------------------------------------------------------ files
 
-    def _write(self, trainer, learned: int):
+    def _write(self, folder: Path, config: IncrementalConfig, usage_history: list[Tensor]):
         """The selections of the last task, and then the numbers of all tasks."""
-        folder = Path(trainer.args.output_dir)
+        learned = len(config.tasks)
         if learned in self._selected:
             tensor = torch.from_numpy(self._selected[learned]).to(torch.int32)
             with atomic_path(_selections_file(folder, learned)) as temporary:
                 temporary.write_bytes(save({"selected": tensor}))  # save_file would make it readable by nobody else
-        config, history = trainer.model.config, trainer.state.usage_history
         content = {
             "format_version": FORMAT_VERSION,
             "layers": list(config.prompt_layers),
@@ -117,18 +133,17 @@ class RoutingRecorder(ContinualCallback):
             "routing": config.routing,
             "images_per_task": self.images_per_task,
             "chance_survival": round(config.top_k / config.num_experts, 6),
-            "tasks": _entries(history, self._recorded),
+            "tasks": _entries(usage_history, self._recorded),
         }
         write_json(folder / PATTERNS_FILE, content)
 
-    def _go_on(self, trainer):
+    def _go_on(self, folder: Path, config: IncrementalConfig, usage_history: list[Tensor]):
         """Take up what an earlier part of the same run recorded; what another run left in the folder is replaced."""
         self._recorded = {}
-        folder = Path(trainer.args.output_dir)
         if not (folder / PATTERNS_FILE).is_file():
             return
-        before, history = load_patterns(folder), trainer.state.usage_history
-        for entry, usage in zip(before["tasks"], history):
+        before = load_patterns(folder)
+        for entry, usage in zip(before["tasks"], usage_history):
             if entry["survival"] is None or entry["usage_sha256"] != _digest(usage):
                 continue
             if before["images_per_task"] != self.images_per_task:
@@ -141,7 +156,6 @@ class RoutingRecorder(ContinualCallback):
                 name: entry[name] for name in ("test_images", "survival", "frequently_used_share")
             }
             if entry["test_images"]:
-                config = trainer.model.config
                 shape = (entry["test_images"], *usage.shape[:2], config.top_k)  # (images, L, H, K)
                 self._selected[number] = _read_selections(_selections_file(folder, number), shape, config.num_experts)
 

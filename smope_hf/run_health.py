@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .accuracy_matrix import AccuracyMatrix
+from .run_state import RunState
 
 UNALIGNED = "The head is not aligned after each task: take --alignment lda, not none."
 
@@ -132,11 +133,17 @@ def health_warnings(
     return found
 
 
-def health_of(trainer, newest: bool = False) -> list[str]:
-    """The warnings of a [`ContinualTrainer`]'s run as it stands, the same on every process; `newest` as above."""
-    model, state = trainer.model, trainer.state
+def health_of(model, state: RunState, recipe: dict, newest: bool = False) -> list[str]:
+    """The warnings of a run as it stands, the same on every process.
+
+    Args:
+        model: of the run.
+        state: what the run has reached.
+        recipe: its settings.
+        newest: only what the last task has brought, as in `health_warnings`.
+    """
     classes = [len(task) for task in model.config.tasks]
     usage = np.stack([counts.numpy() for counts in state.usage_history]) if model.records_usage else None
     fields = ("prompt_layers", "top_k", "num_experts")
     config = {name: getattr(model.config, name) for name in fields} if model.records_usage else {}
-    return health_warnings(state.matrix, classes, usage, config, trainer.args.recipe(), newest)
+    return health_warnings(state.matrix, classes, usage, config, recipe, newest)

@@ -12,7 +12,7 @@ from .image_check import SKIPPED_FILE
 from .other_alignments import FOLDER as OTHER_ALIGNMENTS
 from .output_check import check_replaceable, check_text, named_errors, try_folder
 from .process_group import on_main_process
-from .results import RESULT_FILES
+from .result_files import PLOTS_FOLDER, RESULT_FILES
 from .routing_record import PATTERNS_FILE
 from .routing_recorder import SELECTIONS_FOLDER
 from .run_lock import FolderHold, hold_folder
@@ -20,7 +20,7 @@ from .state_folder import INDEX_FILE, STATE_FOLDER, has_state
 from .training_routing_record import TRAINING_FILE
 
 FILES = (*RESULT_FILES, SKIPPED_FILE, PATTERNS_FILE, TRAINING_FILE)
-FOLDERS = ("plots", STATE_FOLDER, OTHER_ALIGNMENTS, SELECTIONS_FOLDER)
+FOLDERS = (PLOTS_FOLDER, STATE_FOLDER, OTHER_ALIGNMENTS, SELECTIONS_FOLDER)
 TRACKER_FOLDER = "smope"  # of tensorboard: the project that the trainer names
 _TENSORS = re.compile(r"tensors-[0-9a-f]{16}\.safetensors")
 

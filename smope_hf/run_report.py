@@ -8,11 +8,11 @@ from .formatting import LONGEST_NAME, names_in_short
 from .metrics import metrics_where_measured
 from .printable import printable
 from .report_html import BAR, NUMBER, TEXT, counted, duration, embedded, percent, shown_value, table, write_html
+from .result_files import REPORT_FILE
 from .run_folder import RunFolder
 from .run_pictures import accuracy_pictures, routing_pictures
 from .run_warnings import warnings_of_run
 
-REPORT_FILE = "report.html"
 SECTIONS = {
     "warnings": "Warnings",
     "accuracy": "Accuracy",

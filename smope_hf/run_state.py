@@ -35,6 +35,7 @@ class RunState:
             another; None before the first is saved.
         task_confusion: for each task how many of its test images the model of now takes for each task's classes; None
             for a task without test images.
+        logged_steps: training steps of all tasks whose losses were logged.
         made_with: versions of the saved state that is gone on from, until they are compared; None for none.
         version_changes: each place where the run went on under other versions; see `version_changes.version_change`.
     """
@@ -46,6 +47,7 @@ class RunState:
     continued_from: dict | None = None
     follows: str | None = None
     task_confusion: list[list[int] | None] = field(default_factory=list)
+    logged_steps: int = 0
     made_with: dict[str, str] | None = None
     version_changes: list[dict] = field(default_factory=list)
 

@@ -9,28 +9,31 @@ from .alignment import ClassStatistics, StatisticsAccumulator
 from .batches import GlobalBatches, gather_rows
 from .drift import FeatureDrift
 from .image_store import DecodedImages
+from .passes import ImagePasses
+from .run_state import RunState
 from .seeding import derive_generator
 from .tasks import Task
 
 
 @torch.no_grad()
-def take_statistics(trainer, task: Task, images: DecodedImages, keep_features: bool = False):
+def take_statistics(model, task: Task, images: DecodedImages, passes: ImagePasses, keep_features: bool = False):
     """Count usage and take class statistics in one pass at the end of a task (docs/method.md, steps 5 and 11).
 
     Args:
-        trainer: the [`ContinualTrainer`], whose model counts the usage.
+        model: of the run; it counts the usage.
         task: the task, just trained.
         images: its training images.
+        passes: how the run looks at them.
         keep_features: also return the features.
 
     Returns:
         The [`ClassStatistics`] of the task's classes, and the features (N, D) on the CPU or None.
     """
-    model, device = trainer.model.eval(), trainer.accelerator.device
-    accumulator = StatisticsAccumulator(len(task.class_names), model.config.hidden_size, device)
+    model.eval()
+    accumulator = StatisticsAccumulator(len(task.class_names), model.config.hidden_size, passes.accelerator.device)
     kept = []
     with model.raw_routing():
-        for features, labels, scores in _passed(trainer, task, images, "statistics"):
+        for features, labels, scores in _passed(model, task, images, passes, "statistics"):
             accumulator.update(features, labels - task.class_ids.start)
             if scores:
                 model.update_usage(scores)
@@ -40,24 +43,26 @@ def take_statistics(trainer, task: Task, images: DecodedImages, keep_features: b
 
 
 @torch.no_grad()
-def features_before(trainer, task: Task, images: DecodedImages) -> Tensor:
+def features_before(model, task: Task, images: DecodedImages, passes: ImagePasses) -> Tensor:
     """Features of a task's training images before its training, (N, D) on the CPU, in the order of the images."""
-    trainer.model.eval()
-    with trainer.model.raw_routing():  # as after the training: what moves is then the prompts' doing alone
-        return torch.cat([features.cpu() for features, _, _ in _passed(trainer, task, images, "drift")])
+    model.eval()
+    with model.raw_routing():  # as after the training: what moves is then the prompts' doing alone
+        return torch.cat([features.cpu() for features, _, _ in _passed(model, task, images, passes, "drift")])
 
 
-def _passed(trainer, task: Task, images: DecodedImages, name: str) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
+def _passed(
+    model, task: Task, images: DecodedImages, passes: ImagePasses, name: str
+) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
     """Features (B, D), class ids (B,) and router scores of each global batch, under the statistics' transform."""
-    args, model, accelerator = trainer.args, trainer.model, trainer.accelerator
+    args, accelerator = passes.args, passes.accelerator
     crops = None
     if args.statistics == "train":
-        crops = trainer.augment.draw(len(images), derive_generator(args.seed, "statistics", task.index))
+        crops = passes.augment.draw(len(images), derive_generator(args.seed, "statistics", task.index))
     wanted = {"output_router_scores": True} if model.records_usage else {}
     batches = GlobalBatches(images, args.eval_batch_size, accelerator, args.dataloader_num_workers)
-    for pixels, labels, rows, batch_size in trainer.with_bar(batches(), len(batches), task, name):
+    for pixels, labels, rows, batch_size in passes.bars.over(batches(), len(batches), task.index, name):
         pixels = pixels.to(accelerator.device)
-        pixels = trainer.normalize(pixels if crops is None else trainer.augment(pixels, crops[rows]))
+        pixels = passes.normalize(pixels if crops is None else passes.augment(pixels, crops[rows]))
         with accelerator.autocast():
             output = model(pixels, **wanted)
         scores = output.router_scores if model.records_usage else ()
@@ -92,26 +97,30 @@ class StatisticsStage:
     """A task's class statistics, and what its training has done to those of the tasks before it.
 
     Args:
-        trainer: the [`ContinualTrainer`].
-        task: the task, about to begin: the model does not know it yet.
+        model: of the run; it does not know the task yet.
+        task: the task, about to begin.
         images: its training images.
+        passes: how the run looks at them.
     """
 
-    def __init__(self, trainer, task: Task, images: DecodedImages):
-        self.trainer, self.task, self.images = trainer, task, images
-        drifts = task.index > 0 and trainer.args.drift_compensation != "none" and trainer.model.prompt_parameters()
-        self.before = features_before(trainer, task, images) if drifts else None
+    def __init__(self, model, task: Task, images: DecodedImages, passes: ImagePasses):
+        self.task, self.images, self.passes = task, images, passes
+        drifts = task.index > 0 and passes.args.drift_compensation != "none" and model.prompt_parameters()
+        self.before = features_before(model, task, images, passes) if drifts else None
 
-    def finish(self) -> ClassStatistics:
-        """After the training: bring the trainer's statistics and usage up to date.
+    def finish(self, model, state: RunState) -> ClassStatistics:
+        """After the training: bring the run's statistics and usage up to date.
+
+        Args:
+            model: of the run, trained on the task.
+            state: of the run.
 
         Returns:
             The statistics of the task's own classes.
         """
-        trainer, state = self.trainer, self.trainer.state
-        usage = usage_counts(trainer.model) if trainer.model.records_usage else None
-        new, after = take_statistics(trainer, self.task, self.images, keep_features=self.before is not None)
-        state.statistics = carried_along(state.statistics, new, self.before, after, trainer.args)
+        usage, keep = usage_counts(model) if model.records_usage else None, self.before is not None
+        new, after = take_statistics(model, self.task, self.images, self.passes, keep_features=keep)
+        state.statistics = carried_along(state.statistics, new, self.before, after, self.passes.args)
         if usage is not None:
-            state.usage_history.append(usage_counts(trainer.model) - usage)
+            state.usage_history.append(usage_counts(model) - usage)
         return new

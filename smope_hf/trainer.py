@@ -8,13 +8,13 @@ from dataclasses import replace
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, tqdm
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 
 from .accuracy_matrix import AccuracyMatrix
 from .alignment import ClassStatistics, align_classifier, check_images_suffice
 from .augmentation import BatchAugmentation, Normalization, as_trained, processed_size
-from .callbacks import ContinualCallback
+from .callbacks import ContinualCallback, TellsCallbacks
 from .class_recall import recall_by_frequency
 from .compiled_backbone import CompiledBackbone, check_compiler
 from .config_guard import check_class_count
@@ -23,14 +23,15 @@ from .evaluation import Evaluation, evaluate_tasks, overall_accuracy, predict
 from .field_checks import check_task_count
 from .image_check import checked_stream
 from .image_store import DecodedImages, ImageStore
-from .interruption import StopSignals, interruptible
+from .interruption import StopSignals, finish_trackers, interruptible
 from .metrics import metrics_where_measured
 from .mid_task import MidTask
 from .modeling_incremental import IncrementalClassifier
 from .other_alignments import OtherAlignments
+from .passes import ImagePasses, ProgressBars
 from .printing import say_once
 from .process_group import end_group_at_exit
-from .results import keep_results, print_results, run_details, write_results
+from .result_files import keep_results, run_details, write_results
 from .run_health import health_of
 from .run_place import folder_taken
 from .run_room import most_images
@@ -47,7 +48,7 @@ from .training_args import ContinualTrainingArguments, check_alignment
 from .training_phase import TrainingPhase
 
 
-class ContinualTrainer(KeepsRunFolder, PushesToHub):
+class ContinualTrainer(KeepsRunFolder, PushesToHub, TellsCallbacks):
     """Learns the tasks of a stream one after the other.
 
     Args:
@@ -55,7 +56,8 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
         args: settings.
         stream: the tasks.
         image_processor: the backbone's own; saved with every checkpoint.
-        callbacks: told what happens, in the order given.
+        callbacks: told what happens, in the order given, each time behind those that every trainer has
+            (`smope_hf.callbacks.DEFAULT_CALLBACKS`): the one of them writes plots and report.html at the end.
         state: what an earlier run reached, for a model that knows classes; `from_checkpoint` gives it.
 
     Raises:
@@ -89,13 +91,13 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
             check_alignment(args.alignment, model.closed_form)
         self.num_known = len(model.config.tasks)
         self.args = args
-        self.signals, self.mid_task = StopSignals(), MidTask(self)
+        self.signals = StopSignals()
         self._take_folder()
         self._check_output_dir(state)
         if not self.num_known:
             check_tests(stream)
         self.image_processor = as_trained(image_processor, args.normalization)
-        self.callbacks = list(callbacks)
+        self._take_callbacks(callbacks)
         trackers = None if args.report_to == "none" else args.report_to
         AcceleratorState._reset_state()  # or a second trainer of a notebook could not have another precision
         self.accelerator = Accelerator(
@@ -113,6 +115,8 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
             end_group_at_exit()
         if args.torch_compile:
             check_compiler(self.accelerator.device)
+        states = (self._callback_states, self._restore_callbacks)
+        self.mid_task = MidTask(args, self.accelerator, self.num_known, *states)
         self.stream = checked_stream(stream, args, self.accelerator)
         self.model = model.to(self.accelerator.device)
         size = processed_size(image_processor)
@@ -132,7 +136,6 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
         self._check_room_for_tasks()
         self.compiled = CompiledBackbone()
         self.evaluation: Evaluation | None = None  # the last one
-        self.logged_steps = 0
 
     @classmethod
     def from_checkpoint(cls, checkpoint: str, stream: TaskStream, *, output_dir: str, **options) -> "ContinualTrainer":
@@ -157,7 +160,8 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
             TrainingDivergedError: when the loss is not finite; the message names the step and the last checkpoint.
             TrainingInterrupted: when SIGTERM or Ctrl-C stops it; what to do to go on is printed.
         """
-        with interruptible(self), self._in_own_folder():
+        stoppable = interruptible(self.signals, self.accelerator, self.args.output_dir, self.num_known)
+        with stoppable, self._in_own_folder():
             return self._learn_all()
 
     def _learn_all(self) -> dict:
@@ -169,7 +173,6 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
             self._learn(task, manifest)
         self.signals.stop_if_told(self.accelerator)
         content = self._finish(manifest)
-        self.notify("on_train_end", content)
         self._images.clear()
         self.signals.stop_if_told(self.accelerator)
         self.finish_trackers()
@@ -181,7 +184,7 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
         seconds = self.state.begin_task()
         images = self.decoded(task.train)
         with self._timed(seconds, "statistics"):  # under the prompts of old tasks alone: the new ones come next
-            statistics = StatisticsStage(self, task, images)
+            statistics = StatisticsStage(self.model, task, images, self.passes)
         torch.manual_seed(derive_seed(self.args.seed, "new head rows", task.index))
         self.model.begin_task(task.class_names)
         self.model.to(self.accelerator.device)
@@ -189,13 +192,13 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
             self._train_on(task, images)
         self.notify("on_training_end", task)
         with self._timed(seconds, "statistics"):
-            new = statistics.finish()
+            new = statistics.finish(self.model, self.state)
         with self._timed(seconds, "alignment"):
             self.others.align(self.model.classifier, self.state.statistics, new, task)
             self._align(task)
         self._images.release(task.train)
         with self._timed(seconds, "evaluation"):
-            self.evaluation = evaluate_tasks(self, list(self.others.heads.values()))
+            self.evaluation = self._evaluated()
             own, *others = self.evaluation.accuracies
             self.state.task_confusion = self.evaluation.confusion
             self.others.add_rows(others)
@@ -211,7 +214,7 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
 
     def _report_health(self):
         """Print what went wrong with the task just learned; metrics.json and the report say it of the whole run."""
-        for warning in health_of(self, newest=True):
+        for warning in health_of(self.model, self.state, self.args.recipe(), newest=True):
             say_once(self.accelerator, f"Warning: {warning}")
 
     def _train_on(self, task: Task, images: DecodedImages):
@@ -222,8 +225,24 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
         warm_up = self.model.warm_up() if task.index == 0 and self.args.warmup_epochs else None
         if warm_up is not None and self.mid_task.phase != "sparse":
             with warm_up:
-                TrainingPhase(self, task, "dense", self.args.warmup_epochs).run(images)
-        TrainingPhase(self, task, "sparse", self.args.epochs).run(images)
+                self.model = self._phase(task, "dense", self.args.warmup_epochs).run(images)
+        self.model = self._phase(task, "sparse", self.args.epochs).run(images)
+
+    def _phase(self, task: Task, name: str, epochs: int) -> TrainingPhase:
+        return TrainingPhase(
+            self.model,
+            task,
+            name,
+            epochs,
+            passes=self.passes,
+            state=self.state,
+            mid_task=self.mid_task,
+            signals=self.signals,
+            notify=self.notify,
+            compiled=self.compiled if self.args.torch_compile else None,
+            with_routing=self.wants_routing,
+            saved_tasks=self.saved_tasks,
+        )
 
     def _align(self, task: Task):
         """Set the head from the class statistics: from the second task on, or always where nothing is trained."""
@@ -235,10 +254,14 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
             align_classifier(head, statistics, task.class_ids.start, self.args, generator)
 
     def _finish(self, manifest: dict) -> dict:
+        """Write the results, and have the callbacks make of them what they do."""
         metrics = metrics_where_measured(self.state.matrix, self._test_counts())
         if self.evaluation is None:  # resumed behind the last task
-            self.evaluation = evaluate_tasks(self, list(self.others.heads.values()))
-        details = run_details(self, self._test_counts())
+            self.evaluation = self._evaluated()
+        details = run_details(
+            self.model, self.state, self.args, self.others, self.evaluation, self._test_counts(),
+            self.accelerator.num_processes,
+        )  # fmt: skip
         if manifest["options"].get("imbalance_factor", 1) > 1:
             of_all = [metrics, *(other["metrics"] for other in details["other_alignments"].values())]
             for of_one, recall in zip(of_all, self.evaluation.recalls, strict=True):
@@ -254,10 +277,9 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
                 manifest,
                 {"metrics": metrics, **details},
                 self.yardsticks,
-                self.args.report,
             )
-            print_results(self.state.matrix, content)
         self.accelerator.wait_for_everyone()
+        self.notify("on_train_end", content)
         return content
 
     # ------------------------------------------------------------------ evaluation
@@ -278,15 +300,29 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
         """
         if not self.model.config.tasks:
             raise ValueError("The model knows no class yet. Call train() first.")
-        (accuracies,) = evaluate_tasks(self).accuracies
+        (accuracies,) = evaluate_tasks(self.model, self.stream, self.decoded, self.passes).accuracies
         return {"accuracies": accuracies, **overall_accuracy(accuracies, self._test_counts()[: len(accuracies)])}
+
+    def _evaluated(self) -> Evaluation:
+        heads = list(self.others.heads.values())
+        return evaluate_tasks(self.model, self.stream, self.decoded, self.passes, heads)
 
     # ------------------------------------------------------------------ small things
 
+    @property
+    def passes(self) -> ImagePasses:
+        """How this run has its model look at images; for functions that do so themselves."""
+        bars = ProgressBars(len(self.stream), self.args.disable_progress)
+        return ImagePasses(self.accelerator, self.args, self.normalize, self.augment, bars)
+
+    @property
+    def logged_steps(self) -> int:
+        """Training steps of all tasks whose losses were logged."""
+        return self.state.logged_steps
+
     def finish_trackers(self):
         """Have the trackers write what they hold; several processes stay connected."""
-        while self.accelerator.trackers:  # not once more in `Accelerator.end_training()`, which some do not take
-            self.accelerator.trackers.pop().finish()
+        finish_trackers(self.accelerator)
 
     def _test_counts(self) -> list[int]:
         return [0 if task.test is None else len(task.test) for task in self.stream]
@@ -295,26 +331,9 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub):
         """The split's images, each decoded once."""
         return self._images.of(split)
 
-    def notify(self, event: str, *what):
-        """Call a method of every callback."""
-        for callback in self.callbacks:
-            getattr(callback, event)(self, *what)
-
     @contextmanager
     def _timed(self, seconds: dict, stage: str) -> Iterator[None]:
         self.signals.stop_if_told(self.accelerator)
         start = time.perf_counter()
         yield
         seconds[stage] = round(seconds.get(stage, 0.0) + seconds_since(start), 3)
-
-    def bar(self, total: int, description: str):
-        """A progress bar, on the main process only."""
-        return tqdm(total=total, desc=description, disable=self.args.disable_progress, leave=False)
-
-    def with_bar(self, items, total: int, task: Task, stage: str) -> Iterator:
-        """Go through items under a progress bar."""
-        bar = self.bar(total, f"task {task.index + 1}/{len(self.stream)} {stage}")
-        for item in items:
-            yield item
-            bar.update()
-        bar.close()

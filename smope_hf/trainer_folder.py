@@ -83,7 +83,7 @@ class KeepsRunFolder:
                 "test_counts": self._test_counts()[: task.index + 1],
                 "task_confusion": self.state.task_confusion,
                 "seconds_by_task": self.state.seconds,
-                "logged_steps": self.logged_steps,
+                "logged_steps": self.state.logged_steps,
                 "continued_from": self.state.continued_from,
                 "follows": self.state.follows,
                 "versions": versions(),
@@ -118,7 +118,7 @@ class KeepsRunFolder:
         saved = self.saved_tasks()
         if saved:
             self._resume_from(saved[-1], manifest)
-        self.mid_task.find(manifest["protocol_hash"])
+        self.mid_task.find(self.model, self.state, manifest["protocol_hash"])
         self._compare_versions()
         if self.args.push_to_hub:
             self.open_hub()
@@ -151,7 +151,6 @@ class KeepsRunFolder:
         statistics, usage_history = checkpoint.load_statistics(folder)
         self.model = model.to(self.accelerator.device)
         self.state = RunState.from_saved(saved, statistics, usage_history)
-        self.state.follows = checkpoint.statistics_hash(folder)
-        self.logged_steps = saved["logged_steps"]
+        self.state.follows, self.state.logged_steps = checkpoint.statistics_hash(folder), saved["logged_steps"]
         check_unchanged(seen)  # all parts are of one folder
         say_once(self.accelerator, f"Resuming behind {folder}: {len(model.config.tasks)} tasks are learned.")

@@ -42,7 +42,7 @@ class TrainingRoutingRecorder(ContinualCallback):
                 "out of the callbacks."
             )
         if self._tasks is None:
-            self._tasks = self._earlier(trainer)
+            self._tasks = self._earlier(model, Path(trainer.args.output_dir))
         self._tasks.append({"task": task.index + 1, "first_step": trainer.logged_steps, "readings": []})
         shape = (len(model.prefix_experts), *model.prefix_experts[0].usage_counts.shape)
         self._counts = torch.zeros(shape, dtype=torch.long, device=trainer.accelerator.device)
@@ -96,14 +96,14 @@ class TrainingRoutingRecorder(ContinualCallback):
             }
             write_json(Path(trainer.args.output_dir) / TRAINING_FILE, content)
 
-    def _earlier(self, trainer) -> list[dict]:
+    def _earlier(self, model, folder: Path) -> list[dict]:
         """What an earlier part of the same run recorded; what another run left in the folder is replaced."""
-        learned, folder = len(trainer.model.config.tasks), Path(trainer.args.output_dir)
+        learned = len(model.config.tasks)
         if learned == 0 or not (folder / TRAINING_FILE).is_file():
             return []
         tasks = [entry for entry in load_training_record(folder)["tasks"] if entry["task"] <= learned]
         # the keys stay as training left them until the next task begins: they tell that the newest record is its own
-        same = tasks and tasks[-1]["task"] == learned and tasks[-1]["keys_sha256"] == _digest(trainer.model)
+        same = tasks and tasks[-1]["task"] == learned and tasks[-1]["keys_sha256"] == _digest(model)
         return tasks if same else []
 
 

@@ -1,5 +1,7 @@
 """Three yardsticks on the frozen backbone, on the same tasks: what a method must beat to be worth its training."""
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -12,18 +14,20 @@ from .alignment import StatisticsAccumulator, estimated_shrinkage
 from .batches import DecodedImages, GlobalBatches, gather_rows, shuffled
 from .incremental_head import IncrementalHead
 from .optimization import learning_rate_at
+from .passes import ImagePasses
 from .seeding import derive_seed
+from .task_split import Task, TaskSplit
 
 
 @torch.no_grad()
-def frozen_features(trainer, images: DecodedImages) -> Tensor:
+def frozen_features(model, images: DecodedImages, passes: ImagePasses) -> Tensor:
     """Pooled features of the backbone without any prompt, (n, D) float32, under the evaluation transform."""
-    accelerator = trainer.accelerator
-    trainer.model.eval()
+    accelerator = passes.accelerator
+    model.eval()
     features = []
-    for pixels, _, _, batch_size in GlobalBatches(images, trainer.args.eval_batch_size, accelerator)():
+    for pixels, _, _, batch_size in GlobalBatches(images, passes.args.eval_batch_size, accelerator)():
         with accelerator.autocast():
-            pooled = trainer.model.backbone_features(trainer.normalize(pixels.to(accelerator.device)))
+            pooled = model.backbone_features(passes.normalize(pixels.to(accelerator.device)))
         features.append(gather_rows(accelerator, pooled.float(), batch_size))
     return torch.cat(features).cpu()
 
@@ -79,41 +83,45 @@ def train_linear_head(head: IncrementalHead, features: Tensor, labels: Tensor, f
             optimizer.step()
 
 
-def run_yardsticks(trainer) -> dict[str, AccuracyMatrix]:
+def run_yardsticks(
+    model, stream: Sequence[Task], decoded: Callable[[TaskSplit], DecodedImages], passes: ImagePasses
+) -> dict[str, AccuracyMatrix]:
     """Accuracy matrices of `ncm`, `lda` (both over the features of all classes seen) and `linear`, task after task.
 
     Args:
-        trainer: a [`ContinualTrainer`]; its stream, settings and frozen backbone are used, its model is not changed.
+        model: of a run; its frozen backbone is used, and it is not changed.
+        stream: the tasks.
+        decoded: the images of a split.
+        passes: how the run looks at them, and its settings.
 
     Raises:
-        ValueError: when the trainer goes on from a checkpoint, whose training images are gone.
+        ValueError: when the stream goes on from a checkpoint, whose training images are gone.
     """
-    if any(task.train is None or task.test is None for task in trainer.stream):
+    if any(task.train is None or task.test is None for task in stream):
         raise ValueError("Yardsticks need the training and test images of all tasks; run them with a whole run.")
-    first = trainer.stream[0]
+    first = stream[0]
     if len(first.train) == len(first.class_names):
         raise ValueError(
             "yardsticks = True is not allowed with one training image of each class of the first task: LDA needs "
             "more. Add images, or leave the yardsticks out."
         )
+    args = passes.args
     train, labels, tests, truths = [], [], [], []
     matrices = {name: AccuracyMatrix() for name in ("ncm", "lda", "linear")}
-    head = IncrementalHead(trainer.model.config.hidden_size, 0)
-    for task in trainer.with_bar(trainer.stream, len(trainer.stream), trainer.stream[-1], "yardsticks"):
-        images, test_images = trainer.decoded(task.train), trainer.decoded(task.test)
-        train.append(frozen_features(trainer, images))
-        tests.append(frozen_features(trainer, test_images))
+    head = IncrementalHead(model.config.hidden_size, 0)
+    for task in passes.bars.over(stream, len(stream), stream[-1].index, "yardsticks"):
+        images, test_images = decoded(task.train), decoded(task.test)
+        train.append(frozen_features(model, images, passes))
+        tests.append(frozen_features(model, test_images, passes))
         labels.append(images.labels)
         truths.append(test_images.labels)
-        torch.manual_seed(derive_seed(trainer.args.seed, "linear", task.index))
+        torch.manual_seed(derive_seed(args.seed, "linear", task.index))
         head = head.grown(len(task.class_names))
-        train_linear_head(head, train[-1], labels[-1], task.class_ids.start, trainer.args, task.index)
+        train_linear_head(head, train[-1], labels[-1], task.class_ids.start, args, task.index)
         with torch.no_grad():
             predictions = {
                 "ncm": nearest_class_mean(torch.cat(train), torch.cat(labels), tests),
-                "lda": discriminant_analysis(
-                    torch.cat(train), torch.cat(labels), tests, trainer.args.alignment_shrinkage
-                ),
+                "lda": discriminant_analysis(torch.cat(train), torch.cat(labels), tests, args.alignment_shrinkage),
                 "linear": [head(test).argmax(dim=1) for test in tests],
             }
         for name, predicted in predictions.items():

@@ -172,8 +172,8 @@ def test_with_few_images_the_estimated_shrinkage_recognises_more_digits(tmp_path
     trainer = load_trainer(*build_arguments(given))
     task = trainer.stream[0]
     train, test = trainer.decoded(task.train), trainer.decoded(task.test)
-    statistics = statistics_of(frozen_features(trainer, train), train.labels)
-    features = frozen_features(trainer, test)
+    statistics = statistics_of(frozen_features(trainer.model, train, trainer.passes), train.labels)
+    features = frozen_features(trainer.model, test, trainer.passes)
     accuracy = {}
     for shrinkage in (0.001, None, 1.0):
         weight, bias = lda_head(statistics, shrinkage)

@@ -16,7 +16,7 @@ from smope_hf import ContinualTrainer, SMoPEForImageClassification, cli_add_clas
 from smope_hf.checkpoint import load_manifest, load_state, saved_tasks
 from smope_hf.continued_stream import ContinuedStream
 from smope_hf.files import write_json
-from smope_hf.results import RESULT_FILES, keep_results
+from smope_hf.result_files import RESULT_FILES, keep_results
 from smope_hf.run_folder import RunFolder
 from smope_hf.run_warnings import warnings_of_run
 from smope_hf.training_phase import TrainingDivergedError
@@ -463,7 +463,7 @@ def test_yardsticks_need_a_whole_run(whole, tmp_path):
         folder_of(whole, 2), new_stream(whole, 3), output_dir=tmp_path, **COMPUTING
     )
     with pytest.raises(ValueError, match="images of all tasks"):
-        run_yardsticks(trainer)
+        run_yardsticks(trainer.model, trainer.stream, trainer.decoded, trainer.passes)
 
 
 def test_the_saved_image_processor_gives_what_the_model_was_trained_on(whole):

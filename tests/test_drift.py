@@ -109,7 +109,7 @@ class Distances(ContinualCallback):
 def take_statistics_without_counting(trainer, task):
     trainer.model.records_usage, kept = False, trainer.model.records_usage
     try:
-        return take_statistics(trainer, task, trainer.decoded(task.train))
+        return take_statistics(trainer.model, task, trainer.decoded(task.train), trainer.passes)
     finally:
         trainer.model.records_usage = kept
 

@@ -161,7 +161,7 @@ def test_every_image_is_decoded_once_in_a_run_and_nothing_else_changes(
     monkeypatch.setattr(TaskSplit, "_decode", counted)
     stream = tiny_stream()
     trainer = tiny_trainer(backbone, tmp_path / "run", stream, callbacks=[RoutingRecorder()], **settings)
-    trainer.yardsticks = run_yardsticks(trainer)
+    trainer.yardsticks = run_yardsticks(trainer.model, trainer.stream, trainer.decoded, trainer.passes)
     trainer.train()
     images = sum(len(part) for task in stream for part in (task.train, task.test))
     assert len(counts) == images and set(counts.values()) == {1}

@@ -6,6 +6,7 @@ from digit_data import TRAIN, make, protocol
 from runs import NUM_TASKS, TRAIN_PER_CLASS, read, save_backbone, tiny_stream, tiny_trainer
 from test_trainer import Stop
 
+from smope_hf import evaluation
 from smope_hf.class_recall import recall_by_frequency, recall_of_classes
 from smope_hf.imbalance import long_tailed
 from smope_hf.run_arguments import DataArguments, build_arguments, load_stream
@@ -169,9 +170,8 @@ def test_metrics_tell_of_frequent_and_rare_classes(finished):
 
 def test_test_images_are_passed_over_once_a_task(backbone, tmp_path, monkeypatch):
     trainer = run(backbone, tmp_path, epochs=1, save_checkpoints=False)
-    passes = []
-    predict = trainer.predict
-    monkeypatch.setattr(trainer, "predict", lambda *given, **more: passes.append(1) or predict(*given, **more))
+    passes, predict = [], evaluation.predict
+    monkeypatch.setattr(evaluation, "predict", lambda *given, **more: passes.append(1) or predict(*given, **more))
     trainer.train()
     assert len(passes) == NUM_TASKS * (NUM_TASKS + 1) // 2
 

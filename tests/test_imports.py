@@ -45,7 +45,7 @@ before = set(sys.modules)
 import smope_hf
 print(json.dumps(sorted(set(sys.modules) - before)))
 """
-    assert run(code) == ["smope_hf", "smope_hf.auto_classes", "smope_hf.version"]
+    assert run(code) == ["smope_hf", "smope_hf.auto_classes", "smope_hf.callbacks", "smope_hf.version"]
 
 
 def test_a_config_needs_no_code_of_models():

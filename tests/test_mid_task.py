@@ -282,7 +282,7 @@ def test_a_launchers_echo_of_the_signal_is_no_second_one(backbone, tmp_path):
         ("statistics_pass.take_statistics", {"statistics", "training"}, "The training stands in"),
         ("trainer.evaluate_tasks", {"statistics", "training", "alignment", "evaluation"}, "The training stands in"),
         ("checkpoint.write_card", set(), "The last whole task is .*task-01"),
-        ("trainer.print_results", None, "The last whole task is .*task-03"),  # when all is done
+        ("results.print_results", None, "The last whole task is .*task-03"),  # when all is done
     ],
 )
 def test_a_signal_that_python_drops_ends_the_run_at_the_next_boundary(

@@ -93,7 +93,7 @@ def run(tmp_path_factory):
     samples = {"max_train_samples_per_class": 9, "max_test_samples_per_class": 5}
     stream = TaskStream(datasets.DatasetDict(few), num_tasks=3, name="<i>data</i>", shuffle_classes=False, **samples)
     trainer = tiny_trainer(save_backbone(folder / "vit"), folder / "run", stream, [RoutingRecorder()], report=True)
-    trainer.yardsticks = run_yardsticks(trainer)
+    trainer.yardsticks = run_yardsticks(trainer.model, trainer.stream, trainer.decoded, trainer.passes)
     trainer.train()
     return folder / "run"
 

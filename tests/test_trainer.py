@@ -142,15 +142,16 @@ def test_the_end_of_a_task_is_one_pass(backbone, tmp_path, compensation):
     trainer = tiny_trainer(backbone, tmp_path, drift_compensation=compensation)
     first, task = trainer.stream[:2]
     trainer.model.begin_task(first.class_names)
-    StatisticsStage(trainer, first, trainer.decoded(first.train)).finish()
+    stage = StatisticsStage(trainer.model, first, trainer.decoded(first.train), trainer.passes)
+    stage.finish(trainer.model, trainer.state)
     images = trainer.decoded(task.train)
     trainer.model.begin_task(task.class_names)
     passes = []
     forward = trainer.model.forward
     trainer.model.forward = lambda pixels, **kw: passes.append((len(pixels), "labels" in kw)) or forward(pixels, **kw)
-    stage = StatisticsStage(trainer, task, images)
+    stage = StatisticsStage(trainer.model, task, images, trainer.passes)
     before = sum(count for count, _ in passes)
-    stage.finish()
+    stage.finish(trainer.model, trainer.state)
     one = 2 * TRAIN_PER_CLASS
     assert before == (0 if compensation == "none" else one) and sum(count for count, _ in passes) == before + one
     assert not any(with_labels for _, with_labels in passes) and len(trainer.state.statistics.count) == 4
@@ -341,7 +342,7 @@ def test_a_model_with_classes_is_refused(backbone, finished, tmp_path):
 def test_yardsticks(backbone, tmp_path):
     trainer = tiny_trainer(backbone, tmp_path, epochs=20, learning_rate=0.05)
     before = copy.deepcopy(trainer.model.state_dict())
-    matrices = run_yardsticks(trainer)
+    matrices = run_yardsticks(trainer.model, trainer.stream, trainer.decoded, trainer.passes)
     assert set(matrices) == {"ncm", "lda", "linear"}
     metrics = {name: continual_metrics(matrix.as_array()) for name, matrix in matrices.items()}
     assert metrics["linear"]["forgetting"] > metrics["ncm"]["forgetting"]  # nothing protects old classes there
@@ -350,7 +351,8 @@ def test_yardsticks(backbone, tmp_path):
 
 def test_yardsticks_begin_with_a_single_class(backbone, tmp_path):
     stream = tiny_stream(num_tasks=None, class_lists=[["a"], ["b", "c"]])
-    matrices = run_yardsticks(tiny_trainer(backbone, tmp_path, stream=stream))
+    trainer = tiny_trainer(backbone, tmp_path, stream=stream)
+    matrices = run_yardsticks(trainer.model, trainer.stream, trainer.decoded, trainer.passes)
     assert matrices["lda"].as_array()[0, 0] == 1.0 and all(matrix.is_complete for matrix in matrices.values())
 
 
