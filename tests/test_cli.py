@@ -37,10 +37,8 @@ def fails(*arguments) -> str:
     return lines[0]
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def run_with_images(folder):
     """A run of three tasks, its test images as a data set and as files, and its backbone."""
-    folder = tmp_path_factory.mktemp("cli")
     backbone, stream = save_backbone(folder / "vit"), tiny_stream()
     tiny_trainer(backbone, folder / "run", stream).train()
     import datasets
@@ -52,6 +50,11 @@ def place(tmp_path_factory):
         stream[index].test.images([0])[0].save(folder / "images" / part)
     (folder / "images" / "notes.txt").write_text("no image")
     return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return run_with_images(tmp_path_factory.mktemp("cli"))
 
 
 # ---------------------------------------------------------------------- help

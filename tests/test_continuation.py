@@ -26,13 +26,17 @@ SETTINGS = {"learning_rate": 0.01, "normalization": "reference", "alignment": "g
 COMPUTING = {"disable_progress": True, "eval_batch_size": 8}  # not part of the recipe
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole_run(tmp_path_factory):
     """One run over all three tasks."""
     backbone = save_backbone(tmp_path_factory.mktemp("backbone"))
     trainer = tiny_trainer(backbone, tmp_path_factory.mktemp("run"), **SETTINGS)
     trainer.train()
     return trainer
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return whole_run(tmp_path_factory)
 
 
 def folder_of(trainer, number: int):

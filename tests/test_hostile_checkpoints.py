@@ -46,10 +46,8 @@ ROUTING = {
 # ---------------------------------------------------------------------- good checkpoints
 
 
-@pytest.fixture(scope="module")
-def good(tmp_path_factory) -> Path:
+def write_good(root: Path) -> Path:
     """An adapter with its base, a standalone model, one in shards, and what lies beside the weights."""
-    root = tmp_path_factory.mktemp("good")
     base = save_backbone(root / "base")
     torch.manual_seed(0)
     model = SMoPEForImageClassification.from_backbone(base, num_experts=6, top_k=2, prompt_layers=[0, 1])
@@ -69,6 +67,11 @@ def good(tmp_path_factory) -> Path:
     for checksums in root.glob(f"*/{CHECKSUMS_FILE}"):  # who edits a file with intent edits its hash too
         checksums.unlink()
     return root
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory) -> Path:
+    return write_good(tmp_path_factory.mktemp("good"))
 
 
 @pytest.fixture

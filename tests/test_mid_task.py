@@ -77,8 +77,7 @@ def resumed(backbone, folder, **settings):
     return make(backbone, folder, callback=callback, resume=True, **settings).train(), callback
 
 
-@pytest.fixture(scope="module")
-def whole(backbone, tmp_path_factory):
+def whole_runs(backbone, tmp_path_factory):
     """Uninterrupted runs by their settings, each made once."""
     made = {}
 
@@ -90,6 +89,11 @@ def whole(backbone, tmp_path_factory):
         return made[key]
 
     return run
+
+
+@pytest.fixture(scope="module")
+def whole(backbone, tmp_path_factory):
+    return whole_runs(backbone, tmp_path_factory)
 
 
 # ---------------------------------------------------------------------- going on
