@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from .metrics import as_accuracy_matrix
-from .plot_style import LIGHT, add_colorbar, map_of_tasks, name_axes, number_cells, rounded_range, save
+from .plot_parts import add_colorbar, map_of_tasks, name_axes, number_cells, rounded_range
+from .plot_style import LIGHT, save
 
 
 def plot_accuracy_matrix(

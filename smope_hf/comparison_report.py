@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from .metrics import metrics_where_measured
-from .plot_style import rounded_range
+from .plot_parts import rounded_range
 from .plots import plot_accuracy_matrix
 from .printable import printable
 from .report_html import (

@@ -8,13 +8,13 @@ from itertools import zip_longest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .foreign_files import read_table
-from .plot_style import FONT, LIGHT, drawable, name_axes, new_figure, save
+from .plot_parts import MARKERS, drawable, legend_below, line_look, name_axes, panels, percent_axis, round_ticks
+from .plot_style import LIGHT, save, style_axes
 from .safe_json import shown
 
-_MARKERS = "osD^vPX"
 _NUMBERS = ("FAA", "FAA std", "parameters", "GFLOPs train", "GFLOPs test")
 _OPTIONAL = "FAA std"
 _MOST_METHODS, _LARGEST = 100, 1e18
@@ -99,28 +99,24 @@ def plot_costs(
             if not row[name] > 0:
                 raise ValueError(f"{name} of method {row['method']!r} is {row[name]}. Allowed: a number above 0.")
     columns = 2 if max(len(row["method"]) for row in methods) > 22 else 3
-    figure, left = new_figure(3.3 + 0.2 * math.ceil((len(methods) + 2) / columns), theme)
-    grid = figure.add_gridspec(1, 2)
-    left.set_subplotspec(grid[0])
-    right = figure.add_subplot(grid[1], sharey=left, facecolor=theme["background"])
+    height = 3.3 + 0.2 * math.ceil((len(methods) + 2) / columns)
+    figure, (left, right) = panels(height, theme, rows=1, columns=2, share_y=True)
     keys = []
     for index, row in enumerate(methods):
-        turn, place = divmod(index, len(theme["lines"]))
-        look = {"color": theme["lines"][place], "marker": _MARKERS[(place + turn) % len(_MARKERS)], "markersize": 6}
+        colour, place, turn = line_look(index, theme)
+        look = {"color": colour, "marker": MARKERS[(place + turn) % len(MARKERS)], "markersize": 6}
         _points(left, row, ("parameters",), look, theme)
         _points(right, row, ("GFLOPs train", "GFLOPs test"), look, theme)
         keys.append(Line2D([], [], linestyle="", label=_short(row["method"]), **look))
-    for axes, label in ((left, "Trained parameters"), (right, "GFLOPs per image")):
+    for axes in (left, right):
         _cost_axis(axes, theme)
-        name_axes(axes, theme, title if axes is left else None, label, "")
-    left.set_ylabel("Final average accuracy", fontsize=FONT, color=theme["text"])
+    name_axes(left, theme, title, "Trained parameters", "Final average accuracy")
+    name_axes(right, theme, None, "GFLOPs per image", "")
     right.tick_params(labelleft=False)
     hollow = {"linestyle": "", "marker": "o", "markersize": 6, "color": theme["axis"]}
     keys += [Line2D([], [], label="testing", **hollow)]
     keys += [Line2D([], [], label="training", markerfacecolor=theme["background"], **hollow)]
-    legend = figure.legend(handles=keys, loc="outside lower center", ncols=columns, fontsize=FONT, frameon=False)
-    for text in legend.get_texts():
-        text.set(color=theme["text"], parse_math=False)
+    legend_below(figure, keys, columns, theme)
     save(figure, path, dpi)
     return figure
 
@@ -147,19 +143,14 @@ def _cost_axis(axes: Axes, theme: Mapping) -> None:
     if high / low < 12:  # a scale of powers of ten would name one place or none
         axes.set_xscale("linear")
         axes.set_xlim(0, 1.08 * high)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_locator(round_ticks(4))
     else:
         axes.set_xlim(low / 1.3, high * 1.3)
         axes.xaxis.set_major_locator(LogLocator(numticks=6))
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(FuncFormatter(_short_number))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
-    axes.tick_params(which="both", colors=theme["axis"], labelcolor=theme["text"], labelsize=FONT, length=3)
-    axes.grid(color=theme["grid"], linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["left", "bottom"]].set(color=theme["axis"], linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
+    style_axes(axes, theme, which="both")  # a scale of powers of ten has small ticks between them
+    percent_axis(axes, theme, most=6, grid="both")
 
 
 def _short_number(value: float, _=None) -> str:

@@ -1,20 +1,26 @@
 """Plots over the tasks learned, several methods in one picture with bands over seeds: average accuracy, forgetting."""
 
 import os
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 from numpy.typing import ArrayLike
 
 from .accuracy_matrix import AccuracyMatrix
 from .metrics import average_accuracies, forgetting_over_tasks
-from .plot_style import FONT, LIGHT, drawable, name_axes, new_figure, percent_axis, save, task_ticks
+from .plot_parts import (
+    MARKERS,
+    label_line_ends,
+    line_figure,
+    line_look,
+    name_axes,
+    percent_axis,
+    percent_range,
+    task_ticks,
+)
+from .plot_style import LIGHT, save
 
-MARKERS = "osD^vPX"
 _DASHES = ("-", "--", ":", "-.")
 
 
@@ -29,52 +35,6 @@ def _over_seeds(name: str, runs, measure: Callable[[ArrayLike], np.ndarray]) -> 
     if len(set(lengths)) > 1:
         raise ValueError(f"method {name!r}: its seeds have {lengths} tasks; give runs of equally many tasks")
     return 100 * np.stack(curves)
-
-
-def _spread(targets: np.ndarray, heights: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Move centres as little as possible (least squares) so that boxes of these heights do not overlap."""
-    order = np.argsort(targets, kind="stable")
-    offsets = np.cumsum(heights[order]) - heights[order] / 2
-    blocks: list[list[float]] = []  # mean and size of runs of touching boxes
-    for target in targets[order] - offsets:
-        blocks.append([float(target), 1])
-        while len(blocks) > 1 and blocks[-2][0] >= blocks[-1][0]:
-            mean, size = blocks.pop()
-            blocks[-1][0] = (blocks[-1][0] * blocks[-1][1] + mean * size) / (blocks[-1][1] + size)
-            blocks[-1][1] += size
-    start = np.concatenate([np.full(size, mean) for mean, size in blocks])
-    centres = np.empty(len(targets))
-    centres[order] = np.clip(start, low, max(low, high - heights.sum())) + offsets
-    return centres
-
-
-def label_line_ends(axes: Axes, ends: Sequence[tuple[str, float, float, str]], theme: Mapping) -> None:
-    """Write each line's name and last value beside the axes, tied to its end (x, y), without overlap."""
-    labels = []
-    for name, x, y, colour in ends:
-        name = drawable(name)
-        short = textwrap.shorten(name, 28, placeholder="...") if " " in name else name[:28]
-        line = {"arrowstyle": "-", "color": colour, "linewidth": 0.9, "relpos": (0, 0.5), "shrinkA": 0, "shrinkB": 3}
-        label = axes.annotate(
-            f"{short} {y:.1f}",
-            xy=(x, y),
-            xytext=(1.04, y),
-            textcoords=axes.get_yaxis_transform(),
-            va="center",
-            fontsize=FONT,
-            color=theme["text"],
-            parse_math=False,
-            annotation_clip=False,
-            arrowprops=line,
-        )
-        labels.append(label)
-    axes.figure.canvas.draw()
-    box = axes.get_window_extent()
-    data_per_pixel = np.diff(axes.get_ylim())[0] / box.height
-    heights = np.array([1.2 * Text.get_window_extent(label).height for label in labels]) * data_per_pixel
-    centres = _spread(np.array([y for _, _, y, _ in ends]), heights, *axes.get_ylim())
-    for label, centre in zip(labels, centres, strict=True):
-        label.set_y(centre)
 
 
 def plot_average_accuracy(
@@ -148,11 +108,11 @@ def plot_forgetting(
 def _draw_curves(curves: Mapping[str, np.ndarray], first: int, what: str, title: str | None, theme: Mapping) -> Figure:
     """Lines and bands of values in percent (seeds, tasks), from the task with this number on."""
     last = max(values.shape[1] for values in curves.values()) + first - 1
-    figure, axes = new_figure(max(3.6, 1 + 0.18 * len(curves)), theme)
+    figure, axes = line_figure(len(curves), theme)
     ends = []
     for index, (name, values) in enumerate(curves.items()):
-        turn, place = divmod(index, len(theme["lines"]))
-        colour, tasks, mean = theme["lines"][place], np.arange(values.shape[1]) + first, values.mean(axis=0)
+        colour, place, turn = line_look(index, theme)
+        tasks, mean = np.arange(values.shape[1]) + first, values.mean(axis=0)
         marker = MARKERS[place % len(MARKERS)] if last <= 20 else ""
         axes.plot(tasks, mean, color=colour, marker=marker, markersize=4, linewidth=1.6, linestyle=_DASHES[turn % 4])
         if len(values) > 1 and len(tasks) == 1:  # a band has no width there
@@ -161,9 +121,7 @@ def _draw_curves(curves: Mapping[str, np.ndarray], first: int, what: str, title:
             axes.fill_between(tasks, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.18, linewidth=0)
         ends.append((name, float(tasks[-1]), float(mean[-1]), colour))
     low, high = (bound([bound(values) for values in curves.values()]) for bound in (np.min, np.max))
-    margin = max(0.06 * (high - low), 2.5)
-    floor = max(-0.04 * (high + margin), -1)  # below 0 there is only half a marker
-    axes.set_ylim(max(low - margin, floor), min(high + margin, 101))
+    percent_range(axes, low, high, half_marker=True)
     axes.set_xlim(first - 0.03 * last, 1.03 * last)
     axes.set_xticks([tick for tick in task_ticks(last, most=12) if tick > first] + [first])
     percent_axis(axes, theme)

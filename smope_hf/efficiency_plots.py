@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from .curve_plots import MARKERS, label_line_ends
-from .plot_style import LIGHT, name_axes, new_figure, percent_axis, save
+from .plot_parts import MARKERS, label_line_ends, line_figure, line_look, name_axes, percent_axis, percent_range
+from .plot_style import LIGHT, save
 
 
 def plot_sample_efficiency(
@@ -39,11 +39,11 @@ def plot_sample_efficiency(
     for name, parts in curves.items():
         if len({len(part) for part in parts}) != 1 or not parts[0]:
             raise ValueError(f"method {name!r} has {[len(part) for part in parts]} numbers: give equally many, from 1")
-    figure, axes = new_figure(max(3.6, 1 + 0.18 * len(curves)), theme)
+    figure, axes = line_figure(len(curves), theme)
     axes.set_xscale("log")
     ends, heights = [], []
     for index, (name, (samples, accuracies, spreads)) in enumerate(curves.items()):
-        colour = theme["lines"][index % len(theme["lines"])]
+        colour, _, _ = line_look(index, theme)
         marker = MARKERS[index % len(MARKERS)]
         bars = [spread or 0.0 for spread in spreads]
         axes.plot(samples, accuracies, color=colour, marker=marker, markersize=4, linewidth=1.6)
@@ -51,8 +51,7 @@ def plot_sample_efficiency(
             axes.errorbar(samples, accuracies, yerr=bars, fmt="none", ecolor=colour, capsize=2.5)
         ends.append((name, float(samples[-1]), float(accuracies[-1]), colour))
         heights += [accuracy + side * bar for accuracy, bar in zip(accuracies, bars) for side in (-1, 1)]
-    margin = max(0.06 * (max(heights) - min(heights)), 2.5)
-    axes.set_ylim(max(min(heights) - margin, -1), min(max(heights) + margin, 101))
+    percent_range(axes, min(heights), max(heights))
     ticks = sorted({count for samples, _, _ in curves.values() for count in samples})
     axes.set_xlim(ticks[0] / 1.15, ticks[-1] * 1.15)
     axes.xaxis.set_major_locator(FixedLocator(ticks))

@@ -7,15 +7,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .backbones import EMBEDDED, build_backbone, family_of, load_backbone, weights_fingerprint
 from .class_names import check_class_names
 from .config_guard import check_class_count
+from .forward_pass import ForwardPass
 from .incremental_head import IncrementalHead
-from .prefix_experts import at_least_float32
 from .pretrained import AdapterCheckpointMixin
 
 
@@ -34,11 +33,12 @@ class Binding:
             module.__dict__.pop(name, None)
 
 
-class IncrementalClassifier(AdapterCheckpointMixin, PreTrainedModel):
+class IncrementalClassifier(ForwardPass, AdapterCheckpointMixin, PreTrainedModel):
     """A ViT and a growing linear head; a subclass puts something trainable into the attention of some layers.
 
     A subclass sets `ATTENTION`, the names in transformers' AttentionInterface of its fused and plain attention, calls
-    `bind(layer, part)` for each attention module that has a part of its own, and `complete()` at the end.
+    `bind(layer, part)` for each attention module that has a part of its own, and `complete()` at the end. What it adds
+    to the forward pass is in [`ForwardPass`].
 
     A backbone serves one model: a new model on it takes it over, and a model that had it before can no longer run.
 
@@ -56,7 +56,6 @@ class IncrementalClassifier(AdapterCheckpointMixin, PreTrainedModel):
     _supports_attention_backend = True
     _keep_in_fp32_modules_strict = {"classifier", "prefix_experts", "prompts"}
 
-    ATTENTION: dict[str, str]  # "sdpa" and "eager" -> name of this model's form of it
     BINDING: str  # where an attention module finds its part
     records_usage = False  # whether `update_usage` has something to count
     closed_form: str | None = None  # "ncm" or "lda": the head is set from class statistics, and nothing is trained
@@ -259,48 +258,6 @@ class IncrementalClassifier(AdapterCheckpointMixin, PreTrainedModel):
 
     def before_task(self, index: int):
         """What changes when task `index` (from 0) begins, before the head grows."""
-
-    # ------------------------------------------------------------------ parts of the forward pass
-
-    def _run_backbone(self, pixel_values: Tensor, interpolate_pos_encoding: bool | None, **outputs):
-        self._check_not_taken_over()
-        kwargs = {name: True for name, wanted in outputs.items() if wanted}
-        if self.family.resizes == "argument" and interpolate_pos_encoding:
-            kwargs["interpolate_pos_encoding"] = True
-        with self._plain_attention() if "output_attentions" in kwargs else contextlib.nullcontext():
-            return self.backbone(pixel_values, **kwargs)
-
-    @contextlib.contextmanager
-    def _plain_attention(self) -> Iterator[None]:
-        config = self.backbone.config
-        before = config._attn_implementation
-        config._attn_implementation_internal = self.ATTENTION["eager"]
-        try:
-            yield
-        finally:
-            config._attn_implementation_internal = before
-
-    def _classify(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Pooled features (B, D) and logits (B, C) from the backbone's last hidden state."""
-        pooled = self.family.pool(self.backbone, tokens, self.config.pooling)
-        kind = pooled.device.type  # a closed-form head weighs small directions up: bfloat16 would drown in them
-        autocast = torch.amp.is_autocast_available(kind)
-        with torch.autocast(kind, enabled=False) if autocast else contextlib.nullcontext():
-            return pooled, self.classifier(pooled.to(self.classifier.weight.dtype))
-
-    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Over the classes of the current task alone (docs/method.md, step 9)."""
-        if not self.config.tasks:
-            raise ValueError("labels were given to a model without classes. Call begin_task(class_names) first.")
-        first, last = self.config.tasks[-1][0], self.config.tasks[-1][-1]
-        if labels.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere it would synchronise
-            outside = labels[(labels < first) | (labels > last)]
-            if outside.numel():
-                raise ValueError(
-                    f"labels hold {int(outside[0])}, outside the current task's class ids {first} to {last}. Give "
-                    "class ids of the last task only; call begin_task() before training on new classes."
-                )
-        return F.cross_entropy(at_least_float32(logits[:, first:]), labels - first)
 
 
 def _unless_halved(fn, tensor: Tensor) -> Tensor:

@@ -53,6 +53,7 @@ class PromptedForImageClassification(IncrementalClassifier):
     config: PromptedConfig
     ATTENTION = {"sdpa": prefix_attention.FUSED, "eager": prefix_attention.PLAIN}
     BINDING = prefix_attention.BINDING
+    OUTPUT = PromptedOutput
     losses = ("loss", "cross_entropy", "method_loss")
 
     def __init__(self, config: PromptedConfig, backbone: PreTrainedModel | None = None):
@@ -100,57 +101,20 @@ class PromptedForImageClassification(IncrementalClassifier):
     def before_task(self, index: int):
         self.prompts.begin_task(index)
 
-    def forward(
-        self,
-        pixel_values: Tensor,
-        labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-        interpolate_pos_encoding: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> PromptedOutput | tuple[Tensor, ...]:
-        """Classify images; with labels also the losses.
-
-        Args:
-            pixel_values: (B, 3, height, width), as the image processor gives them.
-            labels: (B,) class ids of the current (last) task.
-            output_hidden_states: also return the backbone's hidden states.
-            output_attentions: also return the attention weights; this pass then runs the plain form.
-            interpolate_pos_encoding: accept another image size than the backbone's.
-            return_dict: False for a plain tuple.
-
-        Raises:
-            ValueError: for labels outside the current task.
-            RuntimeError: when the backbone's attention runs without the prompts, or for another model.
-        """
-        config = self.config
+    def prepare_parts(self, pixel_values: Tensor, interpolate_pos_encoding: bool | None):
         query = None
         if self.prompts.needs_query:
             query = at_least_float32(self.backbone_features(pixel_values, interpolate_pos_encoding))
         for position, prefix in enumerate(self.prefixes):
             with without_autocast(pixel_values):  # so that rounding does not choose an image's prompts
                 prefix.set(*(self.prompts.prefixes(position, query) or (None, None)))
-        outputs = self._run_backbone(
-            pixel_values,
-            interpolate_pos_encoding,
-            output_hidden_states=config.output_hidden_states if output_hidden_states is None else output_hidden_states,
-            output_attentions=config.output_attentions if output_attentions is None else output_attentions,
-        )
+
+    def collect_parts(self):
         for prefix in self.prefixes:
             prefix.check_used()
-        pooled, logits = self._classify(outputs.last_hidden_state)
-        losses = {}
-        if labels is not None:
-            cross_entropy = self._cross_entropy(logits, labels)
-            first = config.tasks[-1][0]
-            with without_autocast(pixel_values):
-                extra = self.prompts.loss(at_least_float32(pooled), labels, self.classifier, first)
-            losses = {"loss": cross_entropy + extra, "cross_entropy": cross_entropy, "method_loss": extra}
-        result = PromptedOutput(
-            **losses,
-            logits=logits,
-            pooled_output=pooled,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
-        return result if (config.return_dict if return_dict is None else return_dict) else result.to_tuple()
+
+    def add_losses(self, cross_entropy: Tensor, pooled: Tensor, labels: Tensor, noted) -> dict[str, Tensor]:
+        first = self.config.tasks[-1][0]
+        with without_autocast(pooled):
+            extra = self.prompts.loss(at_least_float32(pooled), labels, self.classifier, first)
+        return {"loss": cross_entropy + extra, "cross_entropy": cross_entropy, "method_loss": extra}

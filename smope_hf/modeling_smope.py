@@ -29,6 +29,7 @@ class SMoPEForImageClassification(IncrementalClassifier):
     config: SMoPEConfig
     ATTENTION = {"sdpa": prefix_experts.FUSED, "eager": prefix_experts.PLAIN}
     BINDING = prefix_experts.BINDING
+    OUTPUT = SMoPEImageClassifierOutput
     records_usage = True
     losses = ("loss", "cross_entropy", "router_loss", "prototype_loss")
 
@@ -119,52 +120,36 @@ class SMoPEForImageClassification(IncrementalClassifier):
         interpolate_pos_encoding: bool | None = None,
         return_dict: bool | None = None,
     ) -> SMoPEImageClassifierOutput | tuple[Tensor, ...]:
-        """Classify images; with labels also the losses of docs/method.md, steps 7 to 9.
+        """As [`ForwardPass.forward`]; the losses are those of docs/method.md, steps 7 to 9.
 
         Args:
-            pixel_values: (B, 3, height, width), as the image processor gives them.
-            labels: (B,) class ids of the current (last) task.
             output_router_scores: also return the scores and selected experts; default from the config.
-            output_hidden_states: also return the backbone's hidden states.
-            output_attentions: also return the attention weights; this pass then runs the plain form.
-            interpolate_pos_encoding: accept another image size than the backbone's.
-            return_dict: False for a plain tuple.
-
-        Raises:
-            ValueError: for labels outside the current task.
-            RuntimeError: when the backbone's attention runs without the experts, or for another model.
         """
-        pick = self._pick
-        output_attentions = pick(output_attentions, self.config.output_attentions)
+        return self._forward(
+            pixel_values,
+            labels,
+            output_hidden_states,
+            output_attentions,
+            interpolate_pos_encoding,
+            return_dict,
+            output_noted=self._asked(output_router_scores, "output_router_scores"),
+        )
+
+    def prepare_parts(self, pixel_values: Tensor, interpolate_pos_encoding: bool | None):
         for experts in self.prefix_experts:
             experts.listen()
-        outputs = self._run_backbone(
-            pixel_values,
-            interpolate_pos_encoding,
-            output_hidden_states=pick(output_hidden_states, self.config.output_hidden_states),
-            output_attentions=output_attentions,
-        )
+
+    def collect_parts(self) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
+        """Each layer's scores and selected experts."""
         scores, selected = zip(*(experts.pop_route() for experts in self.prefix_experts), strict=True)
-        pooled, logits = self._classify(outputs.last_hidden_state)  # (B, D), (B, C)
-        losses = {} if labels is None else self._losses(logits, labels, scores, selected)
-        wants_scores = pick(output_router_scores, self.config.output_router_scores)
-        result = SMoPEImageClassifierOutput(
-            **losses,
-            logits=logits,
-            pooled_output=pooled,
-            router_scores=scores if wants_scores else None,
-            selected_experts=selected if wants_scores and selected[0] is not None else None,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
-        return result if pick(return_dict, self.config.return_dict) else result.to_tuple()
+        return scores, selected
 
-    @staticmethod
-    def _pick(value, default):
-        return default if value is None else value
+    def own_outputs(self, noted) -> dict:
+        scores, selected = noted
+        return {"router_scores": scores, "selected_experts": None if selected[0] is None else selected}
 
-    def _losses(self, logits: Tensor, labels: Tensor, scores, selected) -> dict[str, Tensor]:
-        cross_entropy = self._cross_entropy(logits, labels)
+    def add_losses(self, cross_entropy: Tensor, pooled: Tensor, labels: Tensor, noted) -> dict[str, Tensor]:
+        scores, selected = noted
         zero = cross_entropy.new_zeros(())
         routed = [(e, s, k) for e, s, k in zip(self.prefix_experts, scores, selected, strict=True) if k is not None]
         router_loss = sum((experts.router_loss(s, k) for experts, s, k in routed), zero)

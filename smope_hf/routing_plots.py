@@ -5,24 +5,24 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
-from .plot_style import (
-    FONT,
-    LIGHT,
+from .plot_parts import (
     add_colorbar,
+    add_named_colours,
     map_of_tasks,
     name_axes,
-    new_figure,
+    name_rows,
     number_cells,
+    panels,
+    percent_axis,
+    percent_range,
+    round_ticks,
     rounded_range,
-    save,
     task_ticks,
 )
+from .plot_style import LIGHT, save
 
 
 def plot_task_overlap(
@@ -185,7 +185,7 @@ def plot_training_balance(
             axes.axvline(start, color=theme["marked" if axes.collections else "text"], linewidth=0.8, linestyle="--")
     low, high = min([*starts, steps[0]]), steps[-1]
     lower.set_xlim(low - 0.02 * (high - low), high + max(0.02 * (high - low), 0.5))
-    lower.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10], integer=True))
+    lower.xaxis.set_major_locator(round_ticks(7, integer=True))
     text = "Training step (dashed: a task begins)" if (starts > 0).any() else "Training step"
     _finish_balance(figure, upper, lower, theme, title, text)
     save(figure, path, dpi)
@@ -244,12 +244,7 @@ def _balance_panels(
     `breaks` are the readings that are not joined to the one before.
     """
     lines = len(names) <= len(theme["lines"])
-    figure, upper = new_figure(5.2 if lines else 6.4, theme)
-    grid = figure.add_gridspec(2, 1)
-    upper.set_subplotspec(grid[0])
-    lower = figure.add_subplot(grid[1], facecolor=theme["background"])
-    lower.tick_params(colors=theme["axis"], labelcolor=theme["text"], labelsize=FONT, length=3)
-    lower.spines[:].set(color=theme["axis"], linewidth=0.8)
+    figure, (upper, lower) = panels(5.2 if lines else 6.4, theme, rows=2, columns=1)
     texts = ("Entropy of usage\n(even use: 100%)", unused)
     for axes, values, text in zip((upper, lower), (100 * entropy, 100 * dead_share), texts, strict=True):
         if lines:
@@ -260,7 +255,7 @@ def _balance_panels(
             name_axes(axes, theme, None, "", "Prompt layer")
             add_colorbar(axes, image, theme, text)
     if lines:
-        _layer_scale(figure, (upper, lower), names, theme)
+        add_named_colours(figure, (upper, lower), names, theme, "Prompt layer")
     return figure, upper, lower
 
 
@@ -276,13 +271,8 @@ def _layer_lines(axes: Axes, x: np.ndarray, percent: np.ndarray, theme: Mapping,
     marker = "o" if len(x) <= 20 else ""
     for values, colour in zip(height.T, theme["lines"]):
         axes.plot(place, values, color=colour, linewidth=1.6, marker=marker, markersize=4)
-    margin = max(0.08 * np.ptp(percent), 2.0)
-    axes.set_ylim(max(percent.min() - margin, -3), min(percent.max() + margin, 103))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
-    axes.grid(axis="y", color=theme["grid"], linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    percent_range(axes, percent.min(), percent.max(), share=0.08, least=2, beyond=3)
+    percent_axis(axes, theme, most=5)
 
 
 def _layer_rows(
@@ -309,18 +299,5 @@ def _layer_rows(
     top = max(percent.max(), percent.min() + 1)
     image = axes.pcolormesh(edges, rows, cells, cmap=theme["map"], vmin=percent.min(), vmax=top)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    step = -(-len(names) // 12)
-    axes.set_yticks(range(0, len(names), step), [str(name) for name in names[::step]])
+    name_rows(axes, range(len(names)), names, most=12)
     return image
-
-
-def _layer_scale(figure: Figure, axes: Sequence[Axes], names: list[int], theme: Mapping):
-    """Say which colour is which layer."""
-    edges = np.arange(len(names) + 1) - 0.5
-    scale = ScalarMappable(BoundaryNorm(edges, len(names)), ListedColormap(theme["lines"][: len(names)]))
-    bar = figure.colorbar(scale, ax=list(axes), fraction=0.05, pad=0.02, aspect=30)
-    bar.set_ticks(list(range(len(names))), labels=[str(name) for name in names])
-    bar.ax.minorticks_off()
-    bar.ax.tick_params(colors=theme["axis"], labelcolor=theme["text"], labelsize=FONT, length=0)
-    bar.set_label("Prompt layer", fontsize=FONT, color=theme["text"])
-    bar.outline.set(edgecolor=theme["axis"], linewidth=0.8)

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import ArrayLike
 
-from .plot_style import FONT, LIGHT, WIDTH, add_colorbar, name_axes, new_figure, save
+from .plot_parts import add_colorbar, heat_map, legend_below, name_axes, name_rows, round_step
+from .plot_style import LIGHT, WIDTH, new_figure, save
 
 
 def _usage_rows(usage_counts: Sequence[ArrayLike]) -> list[np.ndarray]:
@@ -128,24 +129,18 @@ def _usage_map(
     share = 100 * rows / np.maximum(rows.sum(axis=1, keepdims=True), 1)
     height = float(np.clip(1.4 + 0.07 * len(rows), 3.2, 40))  # a row can be seen in any model
     figure, axes = new_figure(height, theme, width)
-    axes.set_facecolor(theme["empty"])
-    used = np.ma.masked_where(share == 0, share)
     top = max(share.max(), 100 / rows.shape[1])
-    image = axes.imshow(used, cmap=theme["map"], vmin=0, vmax=top, aspect="auto", interpolation="nearest")
+    image = heat_map(axes, np.ma.masked_where(share == 0, share), theme, 0, top, aspect="auto")
     keys = [Patch(facecolor=theme["empty"], edgecolor=theme["axis"], label="never selected")]
     for meaning, marks in outlined.items():
         _outline(axes, counts, marks, theme)
         keys.append(Patch(facecolor="none", edgecolor=theme["marked"], label=meaning))
     _layer_axis(axes, [len(layer) for layer in counts], names, theme)
     experts = rows.shape[1]
-    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, experts) if experts / step <= 15 * width / WIDTH)
-    axes.set_xticks(range(0, experts, step))
+    axes.set_xticks(range(0, experts, round_step(experts, most=15 * width / WIDTH)))
     name_axes(axes, theme, title, "Expert", "Prompt layer, a row for each head")
     add_colorbar(axes, image, theme, f"Share of the head's selections\n(even use: {100 / experts:.3g}%)")
-    columns = 2 if width >= 4.2 else 1
-    figure.legend(
-        handles=keys, loc="outside lower center", ncols=columns, fontsize=FONT, frameon=False, labelcolor=theme["text"]
-    )
+    legend_below(figure, keys, 2 if width >= 4.2 else 1, theme)
     return figure
 
 
@@ -162,5 +157,4 @@ def _outline(axes: Axes, counts: list[np.ndarray], frequently_used: Sequence[Arr
 def _layer_axis(axes: Axes, heads: list[int], names: Sequence[int], theme: Mapping) -> None:
     ends = np.cumsum(heads)
     axes.hlines(ends[:-1] - 0.5, *axes.get_xlim(), colors=theme["background"], linewidth=2)
-    step = -(-len(heads) // 24)
-    axes.set_yticks((ends - np.array(heads) / 2 - 0.5)[::step], [str(name) for name in names][::step])
+    name_rows(axes, ends - np.array(heads) / 2 - 0.5, names, most=24)

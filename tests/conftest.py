@@ -10,6 +10,8 @@ from smope_hf import SMoPEConfig, SMoPEForImageClassification
 
 torch.set_num_threads(1)
 
+pytest_plugins = ["hub_fixtures"]
+
 SIZES = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 16, "patch_size": 4}
 EXTRA = {
     "vit": {"intermediate_size": 64},

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_runs import TINY, fails, smope
 from datasets import DatasetDict
 from digit_data import NAMES, change, make, write_folders
 from runs import assert_same_tensors, read, save_backbone, tiny_trainer
-from test_cli import TINY, fails, smope
 
 from smope_hf.run_folder import RunFolder
 from smope_hf.run_report import write_report

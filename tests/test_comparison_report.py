@@ -3,8 +3,8 @@
 import json
 import re
 
+from cli_runs import fails, smope
 from runs import tiny_stream
-from test_cli import fails, smope
 from test_report import Page, check_self_contained
 
 from smope_hf.comparison_report import write_comparison

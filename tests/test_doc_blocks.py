@@ -9,6 +9,7 @@ import doc_blocks
 import hub_server
 import pytest
 from doc_blocks import REASONS, ROOT, blocks_of, runs
+from hub_fixtures import loopback_hub
 from test_docs import PAGES
 
 from smope_hf.prompt_methods import PROMPT_METHODS
@@ -45,7 +46,7 @@ def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch):
         return
     (tmp_path / "page").mkdir()
     monkeypatch.setitem(hub_server.TOKENS, "hf_me", "me")
-    with hub_server.HubServer(tmp_path / "hub") as hub:
+    with loopback_hub(tmp_path / "hub") as hub:
         environment = {**hub_server.environment(hub, "hf_me", tmp_path / "home"), "PYTHONPATH": str(ROOT)}
         command = [sys.executable, doc_blocks.__file__, str(page), str(tmp_path / "page")]
         done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=280)

@@ -8,10 +8,10 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from cli_runs import fails, smope
 from conftest import EXTRA, THOROUGH, tiny_images, tiny_model
 from PIL import Image
 from runs import save_backbone, tiny_stream, tiny_trainer
-from test_cli import fails, smope
 from transformers import ViTImageProcessorPil, pipeline
 
 from smope_hf import exporting

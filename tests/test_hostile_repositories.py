@@ -11,7 +11,8 @@ import pytest
 import torch
 from hostile_repositories import PROCESSORS, configs_alone, edit, evil_code, hostile_copy, upload, write_images
 from hub_client import Client
-from hub_server import HubServer, environment
+from hub_fixtures import loopback_hub
+from hub_server import environment
 from runs import save_backbone, tiny_stream, tiny_trainer
 from typer.testing import CliRunner
 
@@ -86,7 +87,7 @@ def world(tmp_path_factory):
     """A Hub with mallory's repositories, and somebody who tries them with `yes` on the standard input."""
     place = tmp_path_factory.mktemp("world")
     mark = place / "mark"
-    with HubServer(place / "hub") as hub:
+    with loopback_hub(place / "hub") as hub:
         (place / "code").mkdir()
         (place / "code" / "evil.py").write_text(evil_code(mark))
         upload(hub, "mallory/code", place / "code")
@@ -119,7 +120,6 @@ def world(tmp_path_factory):
         write_images(place / "images", "a", 1)
         with Client(hub, "hf_alice", place / "home", PREPARE) as client:
             yield hub, client, place, mark
-        assert hub.failures == []
 
 
 NUMBERS = itertools.count()

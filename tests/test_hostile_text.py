@@ -1,6 +1,5 @@
 """Names that fight back, through every command: nothing hidden is shown, and no page, card or line is made by them."""
 
-import ast
 import csv
 import json
 import logging
@@ -21,7 +20,6 @@ from runs import save_backbone, tiny_trainer
 from test_report import Page, check_self_contained
 from typer.testing import CliRunner
 
-import smope_hf
 from smope_hf import SMoPEConfig, TaskStream
 from smope_hf.checksums import update_checksums
 from smope_hf.cli import app
@@ -381,41 +379,3 @@ def test_names_as_stored_are_the_data_sets_own(place):
 def test_cells_of_names_are_printable():
     assert names_in_short(["\x1b[2J", "a"]) == "\\x1b[2J, a"
     assert printable(names_in_short(["\u202e" * 90] * 3)) == names_in_short(["\u202e" * 90] * 3)
-
-
-# ---------------------------------------------------------------------- one door
-
-PRINTS = {"print", "echo", "secho", "print_exc", "print_exception", "print_stack", "Console", "warn", "writelines"}
-STREAMS = {"stdout", "stderr"}
-SHOWN = re.compile(r"\((?:[\w.]+=\w+, )?printable\(")  # the whole of what a log or a warning says
-LOGS = {"debug", "info", "warning", "warning_once", "error", "exception", "critical", "log"}
-
-
-def sayings(source: str) -> list[str]:
-    """Calls that write where people read."""
-    found = []
-    for node in ast.walk(ast.parse(source)):
-        if not isinstance(node, ast.Call):
-            continue
-        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        owner = ast.unparse(node.func.value) if isinstance(node.func, ast.Attribute) else ""
-        to_stream = name == "write" and owner.rpartition(".")[2] in STREAMS
-        logs = name in LOGS and owner.endswith("logger")
-        if (name in PRINTS or to_stream or logs) and not SHOWN.search(ast.unparse(node)):
-            found.append(f"line {node.lineno}: {ast.unparse(node.func)}")
-    return found
-
-
-def test_the_door_is_found_where_it_is_passed_by():
-    assert (
-        len(sayings("print(x); typer.echo(x); a.print(x); sys.stderr.write(x); logger.warning(x); Console().log()"))
-        == 6
-    )
-    assert sayings("say(x); file.write(x); math.log(x)") == []
-
-
-def test_nothing_is_printed_but_through_the_one_door():
-    """What is printed elsewhere is printed by `say` and its like in printing.py, which show nothing hidden."""
-    files = [path for path in Path(smope_hf.__file__).parent.rglob("*.py") if path.name != "printing.py"]
-    found = {path.name: sayings(path.read_text(encoding="utf-8")) for path in files}
-    assert len(files) > 100 and {name: calls for name, calls in found.items() if calls} == {}

@@ -5,60 +5,19 @@ import json
 import re
 import shutil
 import time
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from hub_client import Client, RemoteError
-from hub_server import HubServer
-from runs import read, save_backbone, tiny_stream, tiny_trainer
-from safetensors.torch import load_file
-from typer.main import get_command
+from hub_fixtures import PUSH, push, train
 
-from smope_hf import SMoPEForImageClassification
-from smope_hf.cli import app
-from smope_hf.hub_files import check_can_be_shared, stage
-
-TRAIN = """
-import sys
-sys.path.insert(0, given["tests"])
-from runs import tiny_trainer, tiny_stream
-from transformers import ViTImageProcessorPil
-from pathlib import Path
-trainer = tiny_trainer("alice/vit", Path(given["run"]), **given["settings"])
-trainer.train()["protocol_hash"]
-"""
-PUSH = "[vars(task) for task in push_run(given['run'], given['repo'], report=say, **given.get('options', {}))]"
-TESTS = str(Path(__file__).parent)
+pytestmark = pytest.mark.usefixtures("no_faults_left")
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory):
-    with HubServer(tmp_path_factory.mktemp("hub")) as server:
-        yield server
-        assert server.failures == []
-
-
-@pytest.fixture(scope="module")
-def alice(hub, tmp_path_factory):
-    with Client(hub, "hf_alice", tmp_path_factory.mktemp("alice")) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def bob(hub, tmp_path_factory):
-    with Client(hub, "hf_bob", tmp_path_factory.mktemp("bob")) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def run(hub, alice, tmp_path_factory):
+def run(alice, hub_base, tmp_path_factory):
     """Three tasks on a base model of the Hub, trained and saved, not pushed."""
-    backbone = save_backbone(tmp_path_factory.mktemp("backbone"))
-    alice("HfApi().create_repo('alice/vit')\nHfApi().upload_folder(repo_id='alice/vit', folder_path=given['f']).oid",
-          f=backbone)  # fmt: skip
     folder = tmp_path_factory.mktemp("run")
-    alice(TRAIN, run=str(folder), tests=TESTS, settings={})
+    train(alice, folder, hub_base)
     return folder
 
 
@@ -69,19 +28,6 @@ def two(run, tmp_path_factory):
     for name in ("task-01", "task-02"):
         shutil.copytree(run / name, folder / name)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def no_faults_left(hub):
-    hub.reset()
-    yield
-    hub.reset()
-
-
-@pytest.fixture
-def repo(request):
-    """A repository of its own for each test."""
-    return "alice/" + hashlib.sha1(request.node.name.encode()).hexdigest()[:12]
 
 
 def sha256(path) -> str:
@@ -126,7 +72,7 @@ def check_finished(hub, repo, run, tasks=3):
 
 
 def test_each_task_is_one_commit_with_a_tag(hub, alice, run, repo):
-    pushed = alice(PUSH, run=str(run), repo=repo)
+    pushed = push(alice, run, repo)
     state = check_finished(hub, repo, run)
     assert [task["tag"] for task in pushed] == ["task-01", "task-02", "task-03"]
     assert [task["commit"] for task in pushed] == [state["tags"][task["tag"]] for task in pushed]
@@ -139,10 +85,10 @@ def test_each_task_is_one_commit_with_a_tag(hub, alice, run, repo):
 
 
 def test_pushing_again_changes_nothing(hub, alice, run, repo):
-    alice(PUSH, run=str(run), repo=repo)
+    push(alice, run, repo)
     before = hub.state(repo)
     hub.reset()
-    again = alice(PUSH, run=str(run), repo=repo)
+    again = push(alice, run, repo)
     assert hub.state(repo) == before and not any(task["created"] for task in again)
     assert not [entry for entry in hub.log() if "/commit/" in entry["path"] or "/tag/" in entry["path"]]
     assert all("there already" in line for line in alice.said)
@@ -151,33 +97,33 @@ def test_pushing_again_changes_nothing(hub, alice, run, repo):
 def test_a_run_that_went_on_adds_only_the_new_task(hub, alice, run, repo, tmp_path):
     for number in (1, 2):
         shutil.copytree(run / f"task-{number:02d}", tmp_path / f"task-{number:02d}")
-    alice(PUSH, run=str(tmp_path), repo=repo)
+    push(alice, tmp_path, repo)
     first = hub.state(repo)
-    pushed = alice(PUSH, run=str(run), repo=repo)
+    pushed = push(alice, run, repo)
     assert [task["created"] for task in pushed] == [False, False, True]
     state = check_finished(hub, repo, run)
     assert state["commits"][:3] == first["commits"]
 
 
 def test_private_by_option(hub, alice, bob, run, repo):
-    alice(PUSH, run=str(run), repo=repo, options={"private": True})
+    push(alice, run, repo, private=True)
     assert hub.state(repo)["private"]
     with pytest.raises(RemoteError, match="could not be had from the Hub"):
         bob("str(local_checkpoint(given['repo']))", repo=repo)
 
 
 def test_a_name_alone_is_a_repository_of_ones_own(hub, alice, run, repo):
-    alice(PUSH, run=str(run), repo=repo.split("/")[1])
+    push(alice, run, repo.split("/")[1])
     check_finished(hub, repo, run)
 
 
 def test_the_token_is_nowhere(hub, alice, run, repo):
-    alice(PUSH, run=str(run), repo=repo, options={"token": "hf_alice"})
+    push(alice, run, repo, token="hf_alice")
     texts = [path.read_bytes() for path in run.rglob("*") if path.is_file()]
     assert not any(b"hf_alice" in text for text in texts)
     assert "hf_alice" not in alice.output + "".join(alice.said)
     with pytest.raises(RemoteError) as error:
-        alice(PUSH, run=str(run), repo=repo, options={"token": "hf_secret_but_wrong"})
+        push(alice, run, repo, token="hf_secret_but_wrong")
     assert "hf_secret_but_wrong" not in error.value.message + error.value.output
 
 
@@ -210,7 +156,7 @@ PASSING = {
 @pytest.mark.parametrize("fault", PASSING)
 def test_what_passes_is_waited_for(hub, alice, two, repo, fault):
     hub.faults([PASSING[fault]])
-    alice(PUSH, run=str(two), repo=repo)
+    push(alice, two, repo)
     assert any(entry["fault"] for entry in hub.log()), "the fault never happened"
     check_finished(hub, repo, two, 2)
 
@@ -230,11 +176,11 @@ def test_what_lasts_is_an_error_and_a_later_push_mends_it(hub, alice, two, repo,
     faulty, message = LASTING[fault]
     hub.faults([faulty])
     with pytest.raises(RemoteError, match=message) as error:
-        alice(PUSH, run=str(two), repo=repo)
+        push(alice, two, repo)
     assert "PushError" in error.value.kinds and repo in error.value.message
     check_whole(hub.state(repo), two)
     hub.reset()
-    alice(PUSH, run=str(two), repo=repo)
+    push(alice, two, repo)
     check_finished(hub, repo, two, 2)
 
 
@@ -259,7 +205,7 @@ def test_a_killed_push_is_mended_by_another(hub, alice, two, repo, tmp_path, mom
     check_whole(state, two)
     assert len(state["tags"]) < 2
     hub.reset()
-    alice(PUSH, run=str(two), repo=repo)
+    push(alice, two, repo)
     check_finished(hub, repo, two, 2)
 
 
@@ -268,7 +214,7 @@ def test_two_pushes_at_once_end_in_one_state(hub, alice, two, repo, tmp_path):
     with Client(hub, "hf_alice", tmp_path) as other:
         other("1")  # imports are done
         other.start(PUSH, run=str(two), repo=repo)
-        alice(PUSH, run=str(two), repo=repo)
+        push(alice, two, repo)
         other.answer()
     check_finished(hub, repo, two, 2)
 
@@ -278,13 +224,13 @@ def test_two_pushes_at_once_end_in_one_state(hub, alice, two, repo, tmp_path):
 
 def test_somebody_elses_commit_is_never_overwritten(hub, alice, run, repo, tmp_path):
     shutil.copytree(run / "task-01", tmp_path / "task-01")
-    alice(PUSH, run=str(tmp_path), repo=repo)
+    push(alice, tmp_path, repo)
     foreign = hub.foreign_commit(repo, "Improve the card", {"README.md": "mine", "extra.txt": "x"})
     before = hub.state(repo)
     with pytest.raises(RemoteError, match=f"newest commit is {foreign}.*Improve the card.*mallory.*--onto") as error:
-        alice(PUSH, run=str(run), repo=repo)
+        push(alice, run, repo)
     assert "PushConflictError" in error.value.kinds and hub.state(repo) == before
-    alice(PUSH, run=str(run), repo=repo, options={"onto": foreign})  # after having looked at it
+    push(alice, run, repo, onto=foreign)  # after having looked at it
     state = hub.state(repo)
     assert state["commits"][-1]["files"]["extra.txt"] and state["tags"]["task-03"] == state["head"]
     assert [commit["parent"] for commit in state["commits"]][-2] == foreign
@@ -295,10 +241,10 @@ def test_a_lost_answer_and_then_somebody_elses_commit(hub, alice, run, repo, tmp
     shutil.copytree(run / "task-01", tmp_path / "task-01")
     hub.faults([rule("POST", "/tag/", {"status": 503}, times=99)])
     with pytest.raises(RemoteError, match="503"):
-        alice(PUSH, run=str(tmp_path), repo=repo)
+        push(alice, tmp_path, repo)
     hub.reset()
     hub.foreign_commit(repo, "Meanwhile", {"extra.txt": "x"})
-    alice(PUSH, run=str(tmp_path), repo=repo)
+    push(alice, tmp_path, repo)
     state = hub.state(repo)
     assert state["tags"] == {"task-01": state["commits"][1]["oid"]} and len(state["commits"]) == 3
 
@@ -308,186 +254,86 @@ def test_a_repository_with_other_content_is_left_alone(hub, alice, run, repo):
     hub.foreign_commit(repo, "Another model", {"model.bin": "x"})
     before = hub.state(repo)
     with pytest.raises(RemoteError, match="Another model.*not of this run"):
-        alice(PUSH, run=str(run), repo=repo)
+        push(alice, run, repo)
     assert hub.state(repo) == before
 
 
-def test_another_run_is_not_pushed_over_the_first(hub, alice, run, repo, tmp_path):
-    alice(PUSH, run=str(run), repo=repo)
+def test_another_run_is_not_pushed_over_the_first(hub, alice, hub_base, run, repo, tmp_path):
+    push(alice, run, repo)
     before = hub.state(repo)
-    alice(TRAIN, run=str(tmp_path), tests=TESTS, settings={"seed": 1})
+    train(alice, tmp_path, hub_base, seed=1)
     with pytest.raises(RemoteError, match="tag task-01 already, of another model.*model.safetensors differ"):
-        alice(PUSH, run=str(tmp_path), repo=repo)
+        push(alice, tmp_path, repo)
     assert hub.state(repo) == before
 
 
 def test_a_wrong_tag_is_seen(hub, alice, run, repo):
-    alice(PUSH, run=str(run), repo=repo)
+    push(alice, run, repo)
     first = hub.state(repo)["tags"]["task-01"]
     alice("HfApi().delete_tag(given['repo'], tag='task-02')", repo=repo)
     alice("HfApi().create_tag(given['repo'], tag='task-02', revision=given['first'])", repo=repo, first=first)
     with pytest.raises(RemoteError, match="tag task-02 already, of another model"):
-        alice(PUSH, run=str(run), repo=repo)
+        push(alice, run, repo)
 
 
 @pytest.mark.parametrize("token, message", [("hf_bob", "may not write"), ("hf_nobody", "hf auth login"),
                                             ("hf_readonly", "may not write")])  # fmt: skip
 def test_who_may_not_write_is_told_so(hub, alice, run, repo, token, message):
     with pytest.raises(RemoteError, match=message) as error:
-        alice(PUSH, run=str(run), repo=repo, options={"token": token})
+        push(alice, run, repo, token=token)
     assert token not in error.value.message
 
 
 def copy_of(run, folder, *numbers):
     for number in numbers:
         shutil.copytree(run / f"task-{number:02d}", folder / f"task-{number:02d}")
-    return str(folder)
+    return folder
 
 
 def test_a_task_is_never_put_behind_a_later_one(hub, alice, run, repo, tmp_path):
     """A repository that begins with task-03; `--onto` its commit must not make main an older model."""
-    alice(PUSH, run=copy_of(run, tmp_path, 3), repo=repo)
+    push(alice, copy_of(run, tmp_path, 3), repo)
     before = hub.state(repo)
     for options in ({}, {"onto": before["head"]}):
         with pytest.raises(RemoteError, match="holds task-03, so task-01 cannot be its next") as error:
-            alice(PUSH, run=str(run), repo=repo, options=options)
+            push(alice, run, repo, **options)
         assert "--onto" not in error.value.message
     assert hub.state(repo) == before
 
 
-def test_a_task_is_not_put_behind_a_gap_or_another_lineage(hub, alice, run, repo, tmp_path):
-    alice(PUSH, run=copy_of(run, tmp_path / "first", 1), repo=repo)
+def test_a_task_is_not_put_behind_a_gap_or_another_lineage(hub, alice, hub_base, run, repo, tmp_path):
+    push(alice, copy_of(run, tmp_path / "first", 1), repo)
     before = hub.state(repo)
     with pytest.raises(RemoteError, match="holds task-01, so task-03 cannot be its next"):
-        alice(PUSH, run=copy_of(run, tmp_path / "third", 3), repo=repo)
-    alice(TRAIN, run=str(tmp_path / "other"), tests=TESTS, settings={"seed": 1})
+        push(alice, copy_of(run, tmp_path / "third", 3), repo)
+    train(alice, tmp_path / "other", hub_base, seed=1)
     with pytest.raises(RemoteError, match="task-01 in .* is not the model that task-02 went on from"):
-        alice(PUSH, run=copy_of(tmp_path / "other", tmp_path / "second", 2), repo=repo)
+        push(alice, copy_of(tmp_path / "other", tmp_path / "second", 2), repo)
     with pytest.raises(RemoteError, match="not task-02 before it"):
-        alice(PUSH, run=copy_of(run, tmp_path / "gap", 1, 3), repo=repo)
+        push(alice, copy_of(run, tmp_path / "gap", 1, 3), repo)
     assert hub.state(repo) == before
 
 
 def test_private_is_never_taken_for_granted(hub, alice, run, repo):
     alice("HfApi().create_repo(given['repo']).repo_id", repo=repo)
     with pytest.raises(RemoteError, match="exists and is public, and private was asked for"):
-        alice(PUSH, run=str(run), repo=repo, options={"private": True})
+        push(alice, run, repo, private=True)
     assert hub.state(repo)["tags"] == {}
 
 
-def test_an_equal_model_trained_again_is_the_same_model(hub, alice, run, repo, tmp_path):
+def test_an_equal_model_trained_again_is_the_same_model(hub, alice, hub_base, run, repo, tmp_path):
     """Only its seconds differ: a run whose folder was lost goes on in its repository."""
-    alice(PUSH, run=copy_of(run, tmp_path / "first", 1, 2), repo=repo)
-    alice(TRAIN, run=str(tmp_path / "again"), tests=TESTS, settings={})
-    pushed = alice(PUSH, run=str(tmp_path / "again"), repo=repo)
+    push(alice, copy_of(run, tmp_path / "first", 1, 2), repo)
+    train(alice, tmp_path / "again", hub_base)
+    pushed = push(alice, tmp_path / "again", repo)
     assert [task["created"] for task in pushed] == [False, False, True]
-
-
-# ---------------------------------------------------------------------- what can be shared
-
-
-def test_a_relative_folder_is_no_hub_id(alice):
-    config = "type('Config', (), {'base_model_name_or_path': 'org/vit', 'base_model_revision': None})"
-    with pytest.raises(RemoteError, match="'org/vit', and no commit of it is recorded"):
-        alice(f"check_can_be_shared({config}, False, False)")
-
-
-@pytest.fixture(scope="module")
-def local_run(tmp_path_factory):
-    """One task on a base model that is a folder of this machine."""
-    backbone = save_backbone(tmp_path_factory.mktemp("secret") / "backbone")
-    folder = tmp_path_factory.mktemp("local-run")
-    tiny_trainer(backbone, folder).train()
-    return folder
-
-
-def test_what_nobody_else_could_load_is_refused_before_anything_is_made(hub, alice, local_run, repo):
-    with pytest.raises(RemoteError, match="a folder of this machine.*include_backbone"):
-        alice(PUSH, run=str(local_run), repo=repo)
-    assert not any("/repos/create" in entry["path"] for entry in hub.log())
-
-
-@pytest.mark.parametrize("base, remote_code", [("/home/me/my-vit", False), ("embedded", True)])
-def test_the_option_that_helps_is_named_as_each_command_calls_it(base, remote_code):
-    config = SimpleNamespace(base_model_name_or_path=base, base_model_revision=None)
-    with pytest.raises(ValueError) as caught:
-        check_can_be_shared(config, include_backbone=False, remote_code=remote_code)
-    training, commands = "--hub-include-backbone", get_command(app).commands
-    for command, option in {"push": "--include-backbone", "train": training, "add-classes": training}.items():
-        assert re.search(rf"[ (]{option} of .*`smope {command}`", str(caught.value))
-        assert option in [name.replace("_", "-") for param in commands[command].params for name in param.opts]
-
-
-def test_with_its_backbone_a_local_model_can_be_shared(hub, alice, bob, local_run, repo):
-    options = {"include_backbone": True}
-    alice(PUSH, run=str(local_run), repo=repo, options=options)
-    alice(PUSH, run=str(local_run), repo=repo, options=options)
-    assert len(hub.state(repo)["commits"]) == 4
-    values = "SMoPEForImageClassification.from_pretrained(given['model'])(torch.ones(1, 3, 16, 16)).logits.tolist()"
-    assert bob(values, model=repo) == alice(values, model=str(local_run / "task-03"))
-    folder = bob("str(local_checkpoint(given['repo']))", repo=repo)
-    texts = "".join(open(f"{folder}/{name}").read() for name in ("config.json", "trainer_state.json", "manifest.json"))
-    assert "secret" not in texts and read(Path(folder), "config.json").get("base_model_name_or_path") is None
-
-
-def test_a_base_model_that_has_moved_is_found_by_its_new_place(hub, alice, bob, local_run, repo, tmp_path):
-    run = Path(shutil.copytree(local_run, tmp_path / "run"))
-    place = read(run / "task-01", "config.json")["base_model_name_or_path"]
-    for folder in run.glob("task-*"):
-        config = folder / "config.json"
-        config.write_text(config.read_text().replace(place, "/gone/away"))
-        (folder / "checksums.json").unlink()
-    with pytest.raises(RemoteError, match="(?s)'/gone/away'.*on a command line --backbone"):
-        alice(PUSH, run=str(run), repo=repo, options={"include_backbone": True})
-    with pytest.raises(RemoteError, match="is not allowed without include_backbone"):
-        alice(PUSH, run=str(run), repo=repo, options={"backbone": place})
-    alice(PUSH, run=str(run), repo=repo, options={"include_backbone": True, "backbone": place})
-    values = "SMoPEForImageClassification.from_pretrained(given['model'])(torch.ones(1, 3, 16, 16)).logits.tolist()"
-    assert bob(values, model=repo) == alice(values, model=str(local_run / "task-03"))
-    folder = Path(bob("str(local_checkpoint(given['repo']))", repo=repo))
-    assert read(folder, "config.json").get("base_model_name_or_path") is None
-
-
-@pytest.mark.parametrize("include_backbone", [False, True])
-def test_a_task_that_was_saved_standalone_goes_along_whole(local_run, tmp_path, include_backbone):
-    """Where the base model is does not matter then, and the card says what the repository holds."""
-    task = Path(shutil.copytree(local_run / "task-03", tmp_path / "task-03"))
-    SMoPEForImageClassification.from_pretrained(task).save_pretrained(task, include_backbone=True)
-    options = {"include_backbone": include_backbone, "remote_code": False, "backbone": str(tmp_path / "gone")}
-    files = stage(task, "alice/whole", tmp_path / "scratch", **options).files
-    assert any(name.startswith("backbone.") for name in load_file(files["model.safetensors"]))
-    assert "repository holds the backbone, the experts" in files["README.md"].read_text()
-    adapter = stage(local_run / "task-03", "alice/experts", tmp_path / "other", False, False).files
-    assert "repository holds the experts" in adapter["README.md"].read_text()
-
-
-@pytest.fixture(scope="module")
-def nameless_run(tmp_path_factory):
-    """One task on a loaded base model that has no name: its checkpoints hold the backbone."""
-    backbone, folder = save_backbone(tmp_path_factory.mktemp("backbone")), tmp_path_factory.mktemp("nameless-run")
-    trainer = tiny_trainer(backbone, folder, stream=tiny_stream(num_tasks=1))
-    config = trainer.model.config
-    config.base_model_name_or_path = config.base_model_revision = config.base_model_fingerprint = None
-    trainer.train()
-    return folder
-
-
-@pytest.mark.parametrize("remote_code", [False, True])
-@pytest.mark.parametrize("include_backbone", [False, True])
-def test_a_backbone_without_a_name_goes_along(alice, bob, nameless_run, repo, include_backbone, remote_code):
-    options = {"include_backbone": include_backbone, "remote_code": remote_code}
-    alice(PUSH, run=str(nameless_run), repo=repo, options=options)
-    values = "SMoPEForImageClassification.from_pretrained(given['model'])(torch.ones(1, 3, 16, 16)).logits.tolist()"
-    assert bob(values, model=repo) == alice(values, model=str(nameless_run / "task-01"))
-    config = json.loads(bob("open(local_checkpoint(given['repo']) / 'config.json').read()", repo=repo))
-    assert ("auto_map" in config) == remote_code and config.get("base_model_name_or_path") is None
 
 
 # ---------------------------------------------------------------------- the card
 
 
 def test_the_card_of_a_pushed_task(hub, alice, run, repo):
-    alice(PUSH, run=str(run), repo=repo)
+    push(alice, run, repo)
     card = alice("""
 from huggingface_hub import ModelCard
 card = ModelCard.load(given["repo"])
@@ -519,14 +365,3 @@ finally:
 text
 """
     assert "HF_HUB_OFFLINE is set" in alice(code, run=str(run)) and alice.said == []
-
-
-def test_the_code_of_every_model_can_go_along():
-    from smope_hf.hub_files import auto_map, code_files
-    from smope_hf.registry import MODEL_CLASSES
-
-    for model_class in MODEL_CLASSES.values():
-        names = {path.name for path in code_files(model_class)}
-        assert {f"{place.split('.')[0]}.py" for place in auto_map(model_class).values()} < names
-        assert "trainer.py" not in names and "pretrained.py" in names
-    assert {"method_l2p.py", "prompt_methods.py", "prefix_attention.py"} < names

@@ -8,25 +8,11 @@ from pathlib import Path
 
 import pytest
 from hub_client import Client, RemoteError
-from hub_server import HubServer
+from hub_fixtures import IMPORTS, train, upload
 from huggingface_hub import ModelCard
 from runs import assert_same_tensors, save_backbone
 from safetensors import safe_open
 
-TESTS = str(Path(__file__).parent)
-IMPORTS = """
-import sys
-sys.path.insert(0, given["tests"])
-from pathlib import Path
-from runs import tiny_args, tiny_stream, tiny_trainer
-"""
-TRAIN = (
-    IMPORTS
-    + """
-trainer = tiny_trainer(given["base"], Path(given["run"]), **given["settings"])
-trainer.train()["protocol_hash"]
-"""
-)
 RIVAL = (
     IMPORTS
     + """
@@ -46,38 +32,10 @@ model(pixels).logits.detach().tolist()
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory):
-    with HubServer(tmp_path_factory.mktemp("hub")) as server:
-        yield server
-        assert server.failures == []
-
-
-@pytest.fixture(scope="module")
-def alice(hub, tmp_path_factory):
-    with Client(hub, "hf_alice", tmp_path_factory.mktemp("alice")) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def bob(hub, tmp_path_factory):
-    with Client(hub, "hf_bob", tmp_path_factory.mktemp("bob")) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def base(alice, tmp_path_factory):
-    """A base model on the Hub, that was changed after the run was trained on it."""
-    alice("HfApi().create_repo('alice/vit')\nHfApi().upload_folder(repo_id='alice/vit', folder_path=given['f']).oid",
-          f=save_backbone(tmp_path_factory.mktemp("backbone")))  # fmt: skip
-    return "alice/vit"
-
-
-@pytest.fixture(scope="module")
-def run(hub, alice, base, tmp_path_factory):
+def run(hub, alice, hub_base, tmp_path_factory):
     """Three tasks, each pushed to alice/digits as it ended."""
     folder = tmp_path_factory.mktemp("run")
-    settings = {"push_to_hub": True, "hub_model_id": "digits"}
-    alice(TRAIN, run=str(folder), tests=TESTS, base=base, settings=settings)
+    train(alice, folder, hub_base, push_to_hub=True, hub_model_id="digits")
     state = hub.state("alice/digits")
     assert sorted(state["tags"]) == ["task-01", "task-02", "task-03"] and len(state["commits"]) == 4
     return folder
@@ -119,11 +77,11 @@ classifier = pipeline("image-classification", model=given["model"], **given["opt
     [("l2p", "Deep L2P++", {"pool_size": 6, "length": 4, "top_k": 2}),
      ("coda-prompt", "CODA-Prompt", {"components_per_task": 3, "length": 4}), ("finetune", "Fine-tuning", None)],
 )  # fmt: skip
-def test_a_rival_comes_back_from_the_hub_as_it_was(alice, bob, base, tmp_path, method, name, settings):
+def test_a_rival_comes_back_from_the_hub_as_it_was(alice, bob, hub_base, tmp_path, method, name, settings):
     """With its prompts on the base model of the Hub, or with the backbone that it trained."""
     trained = method == "finetune"
-    repo, given = f"alice/{method}", {"base": base, "run": str(tmp_path), "method": method, "settings": settings}
-    assert alice(RIVAL, tests=TESTS, repo=repo, **given) == ["task-01", "task-02"]
+    repo, given = f"alice/{method}", {"base": hub_base, "run": str(tmp_path), "method": method, "settings": settings}
+    assert alice(RIVAL, repo=repo, **given) == ["task-01", "task-02"]
     for tag, classes in (("task-01", 3), ("task-02", 6)):
         found = logits(bob, repo, "PromptedForImageClassification", revision=tag)
         assert found == logits(bob, tmp_path / tag, "PromptedForImageClassification") and len(found[0]) == classes
@@ -132,10 +90,10 @@ def test_a_rival_comes_back_from_the_hub_as_it_was(alice, bob, base, tmp_path, m
     card = ModelCard(bob("from huggingface_hub import ModelCard\nModelCard.load(given['repo']).content", repo=repo))
     assert f"# {name} after task 2: 6 classes" in card.text and f"by {name}, as a rival of SMoPE" in card.text
     assert f"This repository holds the {'backbone' if trained else 'prompts'}, the\nhead" in card.text
-    assert (card.data.base_model, card.data.base_model_relation) == (base, "finetune" if trained else "adapter")
+    assert (card.data.base_model, card.data.base_model_relation) == (hub_base, "finetune" if trained else "adapter")
 
 
-def test_a_loaded_base_model_of_the_hub_does_not_tell_its_commit(hub, bob, base):
+def test_a_loaded_base_model_of_the_hub_does_not_tell_its_commit(hub, bob, hub_base):
     """A model on it could not be fetched again as it was; so it is refused, unless the commit is given."""
     code = """
 from transformers import ViTModel
@@ -145,43 +103,39 @@ model = SMoPEForImageClassification.from_backbone(loaded, revision=given["commit
 check_can_be_shared(model.config, include_backbone=False, remote_code=False)
 model.config.base_model_revision
 """
-    commit = hub.state(base)["commits"][-1]["oid"]
-    assert bob(code, base=base, commit=commit) == commit
+    commit = hub.state(hub_base)["commits"][-1]["oid"]
+    assert bob(code, base=hub_base, commit=commit) == commit
     with pytest.raises(RemoteError, match="no commit of it is recorded: .* as a loaded model without revision="):
-        bob(code, base=base, commit=None)
+        bob(code, base=hub_base, commit=None)
 
 
-def test_what_was_downloaded_works_without_the_hub(hub, run, tmp_path):
-    with Client(hub, "hf_bob", tmp_path) as client:
-        expected = logits(client, "alice/digits", revision="task-02")
-        offline = "import huggingface_hub.constants\nhuggingface_hub.constants.HF_HUB_OFFLINE = True\nNone"
-        client(offline)
-        assert logits(client, "alice/digits", revision="task-02") == expected
+def test_what_was_downloaded_works_without_the_hub(run, newcomer):
+    expected = logits(newcomer, "alice/digits", revision="task-02")
+    newcomer("import huggingface_hub.constants\nhuggingface_hub.constants.HF_HUB_OFFLINE = True\nNone")
+    assert logits(newcomer, "alice/digits", revision="task-02") == expected
 
 
-def test_a_cut_download_is_taken_up_again(hub, run, tmp_path):
+def test_a_cut_download_is_taken_up_again(hub, run, newcomer):
     hub.reset()
     hub.faults([{"match": {"method": "GET", "path": "/blobs/"}, "action": {"cut_response_after": 3000}}])
-    with Client(hub, "hf_bob", tmp_path) as client:
-        found = logits(client, "alice/digits", revision="task-03")
-        assert any(entry["fault"] for entry in hub.log())
-        assert found == logits(client, run / "task-03")
+    found = logits(newcomer, "alice/digits", revision="task-03")
+    assert any(entry["fault"] for entry in hub.log())
+    assert found == logits(newcomer, run / "task-03")
     hub.reset()
 
 
 @pytest.mark.parametrize("find", ["given['model']", "local_checkpoint(given['model'])"])
-def test_a_damaged_download_is_had_again_as_the_message_says(hub, run, tmp_path, find):
+def test_a_damaged_download_is_had_again_as_the_message_says(run, newcomer, find):
     """The file in the snapshot is a link: without it alone, the client would link to the damaged blob again."""
     load = f"SMoPEForImageClassification.from_pretrained({find}).config.num_labels"
-    with Client(hub, "hf_bob", tmp_path) as client:
-        assert client(load, model="alice/digits") == 6
-        weights = client("str(local_checkpoint(given['model']))", model="alice/digits") + "/model.safetensors"
-        Path(weights).write_bytes(Path(weights).read_bytes()[:2000])
-        with pytest.raises(RemoteError, match="no readable safetensors file") as error:
-            client(load, model="alice/digits")
-        blob = error.value.message.partition("Delete ")[2].partition(", and it is downloaded again")[0]
-        Path(blob).unlink()
-        assert client(load, model="alice/digits") == 6
+    assert newcomer(load, model="alice/digits") == 6
+    weights = newcomer("str(local_checkpoint(given['model']))", model="alice/digits") + "/model.safetensors"
+    Path(weights).write_bytes(Path(weights).read_bytes()[:2000])
+    with pytest.raises(RemoteError, match="no readable safetensors file") as error:
+        newcomer(load, model="alice/digits")
+    blob = error.value.message.partition("Delete ")[2].partition(", and it is downloaded again")[0]
+    Path(blob).unlink()
+    assert newcomer(load, model="alice/digits") == 6
 
 
 def test_a_wrong_revision_or_name_is_one_clear_error(bob, run):
@@ -211,7 +165,7 @@ trainer.train()
 
 def test_another_person_goes_on_from_a_tag_bit_for_bit(hub, bob, run, tmp_path):
     settings = {"push_to_hub": True, "hub_model_id": "bob/more"}
-    content = bob(GO_ON, model="alice/digits", revision="task-02", run=str(tmp_path), tests=TESTS, settings=settings)
+    content = bob(GO_ON, model="alice/digits", revision="task-02", run=str(tmp_path), settings=settings)
     assert_same_tensors(tmp_path / "task-03", run / "task-03")
     assert content["protocol_hash"] in (run / "task-03" / "manifest.json").read_text()
     state = hub.state("bob/more")
@@ -222,25 +176,25 @@ def test_another_person_goes_on_from_a_tag_bit_for_bit(hub, bob, run, tmp_path):
     assert f"It went on from `alice/digits` at commit `{commit}`, which had learned 2 tasks" in card
 
 
-def test_going_on_in_ones_own_repository_adds_the_next_task(hub, alice, run, base, tmp_path):
+def test_going_on_in_ones_own_repository_adds_the_next_task(hub, alice, run, hub_base, tmp_path):
     """A repository with two tasks gets its third from a folder that holds that task alone."""
     first = tmp_path / "first"
     for name in ("task-01", "task-02"):
         shutil.copytree(run / name, first / name)
     alice("len(push_run(given['run'], 'alice/own'))", run=str(first))
     settings = {"push_to_hub": True, "hub_model_id": "alice/own"}
-    alice(GO_ON, model="alice/own", revision=None, run=str(tmp_path / "more"), tests=TESTS, settings=settings)
+    alice(GO_ON, model="alice/own", revision=None, run=str(tmp_path / "more"), settings=settings)
     state = hub.state("alice/own")
     assert sorted(state["tags"]) == ["task-01", "task-02", "task-03"] and len(state["commits"]) == 4
 
 
-def test_a_task_is_not_pushed_behind_a_model_it_did_not_come_from(hub, alice, run, base, tmp_path):
+def test_a_task_is_not_pushed_behind_a_model_it_did_not_come_from(hub, alice, run, hub_base, tmp_path):
     other = tmp_path / "other"
-    alice(TRAIN, run=str(other), tests=TESTS, base=base, settings={"seed": 5})
+    train(alice, other, hub_base, seed=5)
     shutil.rmtree(other / "task-03")
     alice("len(push_run(given['run'], 'alice/other'))", run=str(other))
     before = hub.state("alice/other")
-    alice(GO_ON, model="alice/digits", revision="task-02", run=str(tmp_path / "more"), tests=TESTS, settings={})
+    alice(GO_ON, model="alice/digits", revision="task-02", run=str(tmp_path / "more"), settings={})
     with pytest.raises(RemoteError, match="task-02 in alice/other is not the model that task-03 went on from"):
         alice("len(push_run(given['run'], 'alice/other'))", run=str(tmp_path / "more"))
     assert hub.state("alice/other") == before
@@ -249,64 +203,63 @@ def test_a_task_is_not_pushed_behind_a_model_it_did_not_come_from(hub, alice, ru
 # ---------------------------------------------------------------------- pushing while training
 
 
-def test_a_hub_that_is_away_does_not_end_the_training(hub, alice, run, base, tmp_path):
+def test_a_hub_that_is_away_does_not_end_the_training(hub, alice, run, hub_base, tmp_path):
     hub.faults([{"match": {"method": "POST", "path": "alice/away/commit/"}, "skip": 1, "times": 4,
                  "action": {"status": 503}}])  # fmt: skip
     settings = {"push_to_hub": True, "hub_model_id": "alice/away"}
-    alice(TRAIN, run=str(tmp_path), tests=TESTS, base=base, settings=settings)
+    train(alice, tmp_path, hub_base, **settings)
     # the push after the third task made up for the one after the second
     assert sorted(hub.state("alice/away")["tags"]) == ["task-01", "task-02", "task-03"]
     assert "Not pushed yet" in alice.output
     hub.reset()
 
 
-def test_a_hub_that_stays_away_is_an_error_at_the_end_and_resuming_mends_it(hub, alice, run, base, tmp_path):
+def test_a_hub_that_stays_away_is_an_error_at_the_end_and_resuming_mends_it(hub, alice, run, hub_base, tmp_path):
     hub.faults([{"match": {"method": "POST", "path": "alice/gone/tag/"}, "times": 99, "action": {"status": 503}}])
     settings = {"push_to_hub": True, "hub_model_id": "alice/gone"}
     with pytest.raises(RemoteError, match="All tasks were learned and saved.*smope push") as error:
-        alice(TRAIN, run=str(tmp_path), tests=TESTS, base=base, settings=settings)
+        train(alice, tmp_path, hub_base, **settings)
     assert "PushError" in error.value.kinds
     hub.reset()
-    alice(TRAIN, run=str(tmp_path), tests=TESTS, base=base, settings={**settings, "resume": True})
+    train(alice, tmp_path, hub_base, **settings, resume=True)
     state = hub.state("alice/gone")
     assert sorted(state["tags"]) == ["task-01", "task-02", "task-03"] and len(state["commits"]) == 4
     assert_same_tensors(tmp_path / "task-03", run / "task-03")
 
 
-def test_a_place_that_is_taken_is_found_before_any_training(hub, alice, run, base, tmp_path):
+def test_a_place_that_is_taken_is_found_before_any_training(hub, alice, run, hub_base, tmp_path):
     before = hub.state("alice/digits")
     settings = {"push_to_hub": True, "hub_model_id": "alice/digits"}
     with pytest.raises(RemoteError, match="has a task-03 already, which another run has learned"):
-        alice(GO_ON, model="alice/digits", revision="task-02", run=str(tmp_path / "a"), tests=TESTS, settings=settings)
+        alice(GO_ON, model="alice/digits", revision="task-02", run=str(tmp_path / "a"), settings=settings)
     with pytest.raises(RemoteError, match="has a task-01 already"):
-        alice(TRAIN, run=str(tmp_path / "b"), tests=TESTS, base=base, settings={**settings, "seed": 3})
+        train(alice, tmp_path / "b", hub_base, **settings, seed=3)
     assert hub.state("alice/digits") == before and not list(tmp_path.iterdir())
 
 
-def test_a_push_that_cannot_work_is_refused_before_any_training(hub, alice, run, base, tmp_path):
+def test_a_push_that_cannot_work_is_refused_before_any_training(hub, alice, run, hub_base, tmp_path):
     settings = {"push_to_hub": True, "hub_model_id": "bob/not-mine"}
     with pytest.raises(RemoteError, match="may not write to bob/not-mine"):
-        alice(TRAIN, run=str(tmp_path / "a"), tests=TESTS, base=base, settings=settings)
+        train(alice, tmp_path / "a", hub_base, **settings)
     settings = {"push_to_hub": True, "hub_model_id": "alice/local"}
     backbone = save_backbone(tmp_path / "backbone")
     with pytest.raises(RemoteError, match="a folder of this machine"):
-        alice(TRAIN, run=str(tmp_path / "b"), tests=TESTS, base=backbone, settings=settings)
+        train(alice, tmp_path / "b", backbone, **settings)
     assert not list(tmp_path.glob("[ab]/task-*"))
 
 
 # ---------------------------------------------------------------------- base models and code
 
 
-def test_the_base_comes_at_its_recorded_commit_and_no_other(hub, alice, run, base, tmp_path):
+def test_the_base_comes_at_its_recorded_commit_and_no_other(hub, alice, run, hub_base, newcomer, tmp_path):
     """The base's main branch moves on; the models stay what they are, and the new base is refused for them."""
-    with Client(hub, "hf_bob", tmp_path / "home") as client:
-        expected = logits(client, run / "task-03")
-        other = save_backbone(tmp_path / "other", seed=9)
-        alice("HfApi().upload_folder(repo_id='alice/vit', folder_path=given['folder']).oid", folder=other)
-        assert logits(client, "alice/digits", revision="task-03") == expected
-        recorded = hub.state("alice/vit")["commits"][1]["oid"]
-        with pytest.raises(RemoteError, match=f"not those .*'alice/vit' \\(revision {recorded}\\)"):
-            logits(client, "alice/digits", backbone="alice/vit")
+    expected = logits(newcomer, run / "task-03")
+    other = save_backbone(tmp_path / "other", seed=9)
+    upload(alice, hub_base, other)
+    assert logits(newcomer, "alice/digits", revision="task-03") == expected
+    recorded = hub.state(hub_base)["commits"][1]["oid"]
+    with pytest.raises(RemoteError, match=f"not those .*'{hub_base}' \\(revision {recorded}\\)"):
+        logits(newcomer, "alice/digits", backbone=hub_base)
 
 
 @pytest.fixture(scope="module")

@@ -63,10 +63,8 @@ def sent(hub: HubServer, method: str, part: str) -> list[int | None]:
 
 
 @pytest.fixture
-def hub(tmp_path):
-    with HubServer(tmp_path / "hub") as server:
-        yield server
-        assert server.failures == []
+def hub(fresh_hub):
+    return fresh_hub
 
 
 def test_a_commit_holds_regular_and_lfs_files_and_two_tags_give_two_contents(hub, tmp_path):

@@ -11,9 +11,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
-from smope_hf.curve_plots import _spread
 from smope_hf.metrics import AccuracyMatrix, average_accuracies
-from smope_hf.plot_style import task_ticks
+from smope_hf.plot_parts import _spread, task_ticks
 from smope_hf.plots import (
     DARK,
     LIGHT,

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from hub_client import PREPARE, Client
-from hub_server import HubServer
 from runs import assert_same_tensors, read, save_backbone, tiny_stream, tiny_trainer
 
 from smope_hf import ContinualTrainer, ContinualTrainingArguments
@@ -228,7 +227,7 @@ lesson.place.name
 
 
 @pytest.mark.slow
-def test_nothing_is_published_that_the_user_did_not_ask_for(changed, tmp_path):
+def test_nothing_is_published_that_the_user_did_not_ask_for(changed, fresh_hub, tmp_path):
     """The attack as it was found: a recipe that says where to push, under the token of whoever goes on from it."""
     pytest.importorskip("gradio", reason="the page needs gradio")
     data = new_classes()
@@ -238,15 +237,14 @@ def test_nothing_is_published_that_the_user_did_not_ask_for(changed, tmp_path):
         data[0].train.images([index])[0].save(folder / f"{index}.png")
     evil = changed(**AT_ONCE)
     places = {"evil": str(evil), "out": str(tmp_path / "out"), "data": str(tmp_path / "data")}
-    with HubServer(tmp_path / "hub") as hub:
-        start = f"import sys; sys.path.insert(0, {str(TESTS)!r})\n{PREPARE}"
-        with Client(hub, "hf_alice", tmp_path / "home", start) as client:
-            client(ATTACK, **places)
-            assert "hub_model_id = 'alice/stolen'" in client.output
-            client(ATTACK_BY_THE_PAGE, **places)
-        asked = [(entry["method"], entry["path"]) for entry in hub.log()]
-        assert all(method in ("GET", "HEAD") for method, _ in asked), asked
-        assert "stolen" not in json.dumps(asked) and not list((tmp_path / "hub").rglob("*stolen*"))
+    start = f"import sys; sys.path.insert(0, {str(TESTS)!r})\n{PREPARE}"
+    with Client(fresh_hub, "hf_alice", tmp_path / "home", start) as client:
+        client(ATTACK, **places)
+        assert "hub_model_id = 'alice/stolen'" in client.output
+        client(ATTACK_BY_THE_PAGE, **places)
+    asked = [(entry["method"], entry["path"]) for entry in fresh_hub.log()]
+    assert all(method in ("GET", "HEAD") for method, _ in asked), asked
+    assert "stolen" not in json.dumps(asked) and not list((tmp_path / "hub").rglob("*stolen*"))
     for way in ("python", "command", "page"):
         assert (tmp_path / "out" / way / "task-02" / "model.safetensors").is_file()
     assert not list(tmp_path.rglob("events.out.tfevents*")) and not (tmp_path / "caches").exists()

@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from hub_server import HubServer, environment
+from hub_server import environment
 from PIL import Image
 from space import ROOT, SPACE
 from space_browser import Server, check_fits, choose, teach, visit
@@ -173,34 +173,32 @@ def test_the_keyboard_is_enough(browser, server):
             page.keyboard.press("Enter")
 
 
-def test_checkpoints_of_a_folder_and_of_the_hub(browser, server, tmp_path):
+def test_checkpoints_of_a_folder_and_of_the_hub(browser, server, fresh_hub, tmp_path):
     run = str(server.cache / RUN)
-    with HubServer(tmp_path / "hub") as hub:
-        client = environment(hub, "hf_alice", tmp_path / "client")
-        push = [sys.executable, "-m", "smope_hf", "push", run, "alice/digits"]
-        subprocess.run(push, env={**client, "PYTHONPATH": str(ROOT)}, check=True, timeout=300, capture_output=True)
-        variables = {**environment(hub, None, tmp_path / "home"), "SMOPE_CHECKPOINTS": f"{run}/task-02 alice/digits"}
-        other = Server(tmp_path, **variables)
-        try:
-            with visit(browser, other) as page:
-                page.locator("input[type=file]").first.set_input_files(server.image("seven"))
-                page.get_by_text("Seen by task-02, which knows 4 classes").wait_for()
-                choose(page, "Checkpoint", "alice/digits")
-                page.get_by_text("Seen by task-04, which knows 8 classes").wait_for()
-                page.get_by_label("Task revision").click()
-                options = page.get_by_role("option")
-                texts = [text.split()[-1] for text in options.all_inner_texts()]  # a tick before the chosen one
-                assert texts == ["task-01", "task-02", "task-03", "task-04"]
-                options.nth(2).click()
-                page.get_by_text("Seen by task-03, which knows 6 classes").wait_for()
-                teach(page, server.new_class(8), "eight")
-                page.get_by_text("Learned 'eight' from 6 images").wait_for()
-                numbers = page.locator("table.lesson td.number").all_inner_texts()
-                assert numbers[:3] == ["unknown", "unknown", "not learned"]
-        finally:
-            other.end()
-        assert not other.cache.exists()  # nothing was trained where checkpoints are given
-    assert not hub.failures
+    client = environment(fresh_hub, "hf_alice", tmp_path / "client")
+    push = [sys.executable, "-m", "smope_hf", "push", run, "alice/digits"]
+    subprocess.run(push, env={**client, "PYTHONPATH": str(ROOT)}, check=True, timeout=300, capture_output=True)
+    variables = {**environment(fresh_hub, None, tmp_path / "home"), "SMOPE_CHECKPOINTS": f"{run}/task-02 alice/digits"}
+    other = Server(tmp_path, **variables)
+    try:
+        with visit(browser, other) as page:
+            page.locator("input[type=file]").first.set_input_files(server.image("seven"))
+            page.get_by_text("Seen by task-02, which knows 4 classes").wait_for()
+            choose(page, "Checkpoint", "alice/digits")
+            page.get_by_text("Seen by task-04, which knows 8 classes").wait_for()
+            page.get_by_label("Task revision").click()
+            options = page.get_by_role("option")
+            texts = [text.split()[-1] for text in options.all_inner_texts()]  # a tick before the chosen one
+            assert texts == ["task-01", "task-02", "task-03", "task-04"]
+            options.nth(2).click()
+            page.get_by_text("Seen by task-03, which knows 6 classes").wait_for()
+            teach(page, server.new_class(8), "eight")
+            page.get_by_text("Learned 'eight' from 6 images").wait_for()
+            numbers = page.locator("table.lesson td.number").all_inner_texts()
+            assert numbers[:3] == ["unknown", "unknown", "not learned"]
+    finally:
+        other.end()
+    assert not other.cache.exists()  # nothing was trained where checkpoints are given
 
 
 TAGS = {

@@ -75,7 +75,7 @@ def _as_an_earlier_version(run):
 
 @pytest.mark.parametrize("seconds", ["1", None, True, [], 1e300, -1e300])
 def test_what_is_no_duration_is_refused(tmp_path, seconds):
-    from test_hostile_checkpoints import STATE
+    from good_checkpoints import STATE
 
     write_json(tmp_path / "trainer_state.json", {**STATE, "seconds_by_task": [{"training": seconds}]})
     with pytest.raises(ValueError, match="seconds_by_task is .*Allowed: an object of seconds"):
