@@ -26,6 +26,12 @@ class ContinualCallback:
     def on_training_end(self, trainer, task):
         """After the last step of a task, before its statistics are taken and it is saved."""
 
+    def on_save(self, trainer, task, folder):
+        """While a task is saved, on the main process alone: `folder` is to become its checkpoint.
+
+        It holds all but its card and its checksums. A file that is added goes with it; nothing in it may be changed.
+        """
+
     def on_task_end(self, trainer, task):
         """After a task was learned, evaluated and saved."""
 

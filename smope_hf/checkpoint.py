@@ -3,7 +3,7 @@
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -169,6 +169,7 @@ def save_task(
     usage_history: list[Tensor],
     state: dict,
     manifest: dict,
+    add_to: Callable[[Path], None] = lambda folder: None,
 ):
     """Write a task's folder: the model, what is needed to go on, and what a person reads.
 
@@ -178,13 +179,14 @@ def save_task(
         usage_history: for each task the counts (L, H, E) that its images added; empty for a model without experts.
         state: the run so far, as JSON.
         manifest: of the tasks learned so far.
+        add_to: told the folder that is to become the task's, before its card is written: it may put pictures there.
 
     Raises:
         FileExistsError: when the folder exists.
         OSError: when it cannot be written; nothing of it is left, and the message says what to do.
     """
     try:
-        _write_task(folder, model, image_processor, statistics, usage_history, state, manifest)
+        _write_task(folder, model, image_processor, statistics, usage_history, state, manifest, add_to)
     except FileExistsError:
         raise
     except (OSError, SafetensorError) as error:
@@ -194,7 +196,7 @@ def save_task(
         ) from error
 
 
-def _write_task(folder, model, image_processor, statistics, usage_history, state, manifest):
+def _write_task(folder, model, image_processor, statistics, usage_history, state, manifest, add_to):
     with whole_folder(folder) as beside:
         model.save_pretrained(beside)
         image_processor.save_pretrained(beside)
@@ -205,6 +207,7 @@ def _write_task(folder, model, image_processor, statistics, usage_history, state
         save_file({name: value.contiguous() for name, value in tensors.items()}, beside / STATISTICS_FILE)
         write_json(beside / STATE_FILE, {"format_version": FORMAT_VERSION, **state})
         write_json(beside / MANIFEST_FILE, manifest)
+        add_to(beside)
         write_card(beside)
         update_checksums(beside)
 

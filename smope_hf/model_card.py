@@ -15,7 +15,6 @@ from .backbones import EMBEDDED
 from .configuration_incremental import IncrementalConfig
 from .methods import METHODS
 from .metrics import metrics_where_measured
-from .plots import plot_accuracy_matrix
 from .pretrained import holds_backbone
 from .printable import printable, printable_json
 from .prompt_methods import PROMPT_METHODS
@@ -37,10 +36,7 @@ SHOWN_VERSIONS = ("smope_hf", "torch", "transformers", "python")
 
 
 def write_card(folder: Path):
-    """Write README.md and the picture of the accuracy matrix into a checkpoint's folder, from what else is in it."""
-    matrix = AccuracyMatrix.from_json(load_state(folder)["accuracy_matrix"])
-    if _is_measured(matrix):
-        plot_accuracy_matrix(matrix.as_array(), folder / PICTURE, partial=True, dpi=120)
+    """Write README.md into a checkpoint's folder, from what else is in it."""
     (folder / "README.md").write_text(card_of(folder), encoding="utf-8")
 
 
@@ -49,12 +45,14 @@ def card_of(folder: Path, **options) -> str:
 
     Args:
         folder: holds config.json, model.safetensors, trainer_state.json, manifest.json and routing.json.
-        **options: as for `build_card`; `standalone` for a backbone that is in the weights, or goes with them.
+        **options: as for `build_card`; `standalone` for a backbone that is in the weights, or goes with them. The
+            picture is shown where the folder has it.
     """
     state, manifest = load_state(folder), load_manifest(folder)
     routing = load_routing(folder) if (folder / ROUTING_FILE).is_file() else None
     standalone = options.pop("standalone", False) or holds_backbone(folder)
-    return build_card(config_of(folder), state, manifest, routing, standalone=standalone, **options)
+    shown = {"standalone": standalone, "pictured": (folder / PICTURE).is_file()}
+    return build_card(config_of(folder), state, manifest, routing, **shown, **options)
 
 
 def build_card(
@@ -67,6 +65,7 @@ def build_card(
     standalone: bool = False,
     remote_code: bool = False,
     license: str | None = None,
+    pictured: bool = False,
 ) -> str:
     """Write the card of a checkpoint.
 
@@ -80,6 +79,7 @@ def build_card(
             base model, and when the method trains the backbone.
         remote_code: whether the model's code is in the repository.
         license: of the model. Default: none is claimed, but for the embedded backbone its own.
+        pictured: whether the picture of the accuracy matrix lies beside the card.
 
     Raises:
         ValueError: when state and manifest tell of different tasks.
@@ -130,7 +130,7 @@ def build_card(
             first_tag=f"task-{(state.get('continued_from') or {}).get('num_tasks', 0) + 1:02d}",
             measured=_is_measured(matrix),
             complete=matrix.is_complete,
-            picture=PICTURE,
+            picture=PICTURE if pictured else None,
             faa=_percent(metrics["final_average_accuracy"]),
             caa=_percent(metrics["cumulative_average_accuracy"]),
             fm=_percent(metrics["forgetting"]),

@@ -8,6 +8,7 @@ import numpy as np
 from .accuracy_matrix import AccuracyMatrix
 from .callbacks import ContinualCallback
 from .class_recall import THIRDS
+from .model_card import PICTURE
 from .plots import plot_accuracy_matrix, plot_average_accuracy
 from .printing import print_rich, say
 from .result_files import PLOTS_FOLDER
@@ -17,11 +18,16 @@ from .terminal import accuracy_table, metrics_table
 
 
 class ResultsReport(ContinualCallback):
-    """Draws the plots of a run, writes its report.html and prints its tables, at its end.
+    """Draws what a checkpoint's card shows; at the end of a run its plots, its report.html and its tables.
 
     Every [`ContinualTrainer`] has one, in front of the callbacks that it is given: see
     `smope_hf.callbacks.DEFAULT_CALLBACKS`. report.html is left out where `args.report` is off.
     """
+
+    def on_save(self, trainer, task, folder):
+        matrix = trainer.state.matrix.as_array()
+        if not np.isnan(matrix).all():
+            plot_accuracy_matrix(matrix, folder / PICTURE, partial=True, dpi=120)
 
     def on_train_end(self, trainer, content):
         accelerator, args = trainer.accelerator, trainer.args

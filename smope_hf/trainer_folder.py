@@ -93,8 +93,9 @@ class KeepsRunFolder:
             self.others.save(self.args.output_dir, task.index)
             history = self.state.usage_history
             checkpoint.save_task(
-                folder, self.model, self.image_processor, self.state.statistics, history, state, learned
-            )
+                folder, self.model, self.image_processor, self.state.statistics, history, state, learned,
+                add_to=lambda beside: self.notify("on_save", task, beside),
+            )  # fmt: skip
             self.state.follows = checkpoint.statistics_hash(folder)
             self.mid_task.remove()
         self.accelerator.wait_for_everyone()

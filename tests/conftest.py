@@ -58,6 +58,16 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def without_pictures(request):
+    """Runs draw nothing, which takes most of the time of so small a run, but for files that set `WITH_PICTURES`."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not getattr(request.module, "WITH_PICTURES", False):
+            for plot in ("plot_accuracy_matrix", "plot_average_accuracy"):
+                patch.setattr(f"smope_hf.results.{plot}", lambda *_, **__: None)
+        yield
+
+
 @pytest.fixture(params=THOROUGH)
 def model_type(request) -> str:
     return request.param

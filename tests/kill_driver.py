@@ -33,7 +33,6 @@ from transformers import ViTImageProcessorPil
 
 import smope_hf.hub
 import smope_hf.mid_task
-import smope_hf.model_card
 import smope_hf.results
 from smope_hf import ContinualTrainer
 from smope_hf.checkpoint import load_statistics, saved_tasks
@@ -175,9 +174,8 @@ def be_ready_to_fork():
     """One thread, and runs that can be killed at any moment and draw nothing."""
     torch.set_num_threads(1)
     tqdm.set_lock(threading.RLock())  # its own is shared by all forks, and one killed with it would hold up the others
-    for module in (smope_hf.model_card, smope_hf.results):
-        for name in ("plot_accuracy_matrix", "plot_average_accuracy"):
-            vars(module)[name] = lambda *_, **__: None  # most of the time of so small a run
+    for name in ("plot_accuracy_matrix", "plot_average_accuracy"):
+        vars(smope_hf.results)[name] = lambda *_, **__: None  # most of the time of so small a run
 
 
 def main(folder: Path, kills: int, seed: int, only: str | None = None) -> dict:

@@ -17,7 +17,6 @@ from runs import (  # noqa: F401 (of the fixture)
     read,
     save_backbone,
     tiny_trainer,
-    without_pictures,
 )
 from transformers import ViTImageProcessorPil
 

@@ -25,6 +25,7 @@ from smope_hf.checkpoint import (
     whole_folder,
 )
 from smope_hf.files import write_json
+from smope_hf.model_card import PICTURE
 from smope_hf.task_manifest import protocol_hash
 
 # ---------------------------------------------------------------------- whole folders
@@ -172,10 +173,24 @@ def saved(tmp_path):
     return folder, model, statistics, usage
 
 
+def test_what_is_added_while_a_task_is_saved_goes_with_it(saved):
+    """Such as the picture that its card then shows."""
+    folder, model, statistics, usage = saved
+    assert PICTURE not in (folder / "README.md").read_text()
+
+    def add(beside):
+        assert (beside / "model.safetensors").is_file() and not (beside / "README.md").exists()
+        (beside / PICTURE).write_bytes(b"picture")
+
+    second = folder.with_name("task-02")
+    save_task(second, model, ViTImageProcessorPil(), statistics, [usage], STATE, MANIFEST, add)
+    assert f"({PICTURE})" in (second / "README.md").read_text()
+
+
 def test_a_saved_task_is_safetensors_and_json_alone(saved):
     folder, *_ = saved
     assert sorted(path.name for path in folder.iterdir()) == [
-        "README.md", "accuracy_matrix.png", "checksums.json", "class_statistics.safetensors", "config.json",
+        "README.md", "checksums.json", "class_statistics.safetensors", "config.json",
         "manifest.json", "model.safetensors", "preprocessor_config.json", "routing.json", "trainer_state.json",
     ]  # fmt: skip
     for path in folder.glob("*.json"):

@@ -86,7 +86,7 @@ def place(tmp_path_factory):
     save_backbone(folder / "vit")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("smope_hf.results.draw_results", lambda *results: None)
-        patch.setattr("smope_hf.model_card.plot_accuracy_matrix", lambda matrix, path, **options: path.touch())
+        patch.setattr("smope_hf.results.plot_accuracy_matrix", lambda matrix, path, **options: path.touch())
         for kind, names in (("benign", BENIGN), ("hostile", HOSTILE)):
             name = "digits" if kind == "benign" else "di\x1b[2J\n# Heading"
             limits = {"max_train_samples_per_class": 6, "max_test_samples_per_class": 4}

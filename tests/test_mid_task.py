@@ -12,7 +12,6 @@ from runs import (  # noqa: F401 (of the fixture)
     drop_signal,
     save_backbone,
     tiny_stream,
-    without_pictures,
 )
 
 from smope_hf import ContinualTrainer

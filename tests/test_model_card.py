@@ -86,7 +86,7 @@ def test_after_one_task_there_is_nothing_to_forget():
 
 def test_a_person_reads_the_tasks_learned_the_protocol_and_the_recipe():
     settings = ContinualTrainingArguments(seed=7)
-    text = ModelCard(make_card(settings=settings)).text
+    text = ModelCard(make_card(settings=settings, card={"pictured": True})).text
     assert "after task 2: 4 classes" in text and "`digits`" in text
     assert f"`{make_manifest(2)['protocol_hash']}`" in text
     assert "| 1 | zero, one | 7 | 7 | 80.00 |\n| 2 | two\\|2, three | 7 | 7 | 62.50 |" in text
@@ -94,6 +94,7 @@ def test_a_person_reads_the_tasks_learned_the_protocol_and_the_recipe():
     assert '"seed": 7' in text and '"test_split": "test"' in text
     assert "25% of its experts were never used" in text
     assert "(accuracy_matrix.png)" in text
+    assert "accuracy_matrix.png" not in make_card(settings=settings)  # where there is none
 
 
 def test_what_was_not_measured_is_not_claimed():

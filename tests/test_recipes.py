@@ -172,7 +172,7 @@ def test_the_header_of_a_recipe_of_the_paper_says_what_it_is_and_needs(name):
     "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in PUBLISHED]
 )
 def test_a_recipe_of_the_paper_runs_on_data_with_its_columns(name, backbone, tmp_path, monkeypatch):
-    monkeypatch.setattr("smope_hf.model_card.plot_accuracy_matrix", lambda *_, **__: None)  # the slowest part by far
+    monkeypatch.setattr("smope_hf.results.plot_accuracy_matrix", lambda *_, **__: None)  # the slowest part by far
     recipe = read_recipe(RECIPES / f"{name}.yaml")
     num_classes = recipe["num_tasks"] * 2
     SAVE.get(name, save_imagenet_r)(tmp_path / "data", num_classes)

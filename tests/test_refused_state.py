@@ -11,7 +11,6 @@ from runs import (  # noqa: F401 (of the fixture)
     tiny_args,
     tiny_stream,
     tiny_trainer,
-    without_pictures,
 )
 
 from smope_hf import ContinualTrainer

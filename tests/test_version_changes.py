@@ -12,7 +12,6 @@ from runs import (  # noqa: F401 (of the fixture)
     save_backbone,
     tiny_stream,
     tiny_trainer,
-    without_pictures,
 )
 
 from smope_hf import ContinualTrainer
