@@ -17,9 +17,9 @@ import sys
 
 from huggingface_hub.errors import StrictDataclassError
 
-from smope_hf.run_arguments import load_trainer, parse_arguments
-from smope_hf.training_phase import TrainingDivergedError
-from smope_hf.yardsticks import run_yardsticks
+from smope_hf.training.phase import TrainingDivergedError
+from smope_hf.training.run_arguments import load_trainer, parse_arguments
+from smope_hf.training.yardsticks import run_yardsticks
 
 
 def main(argv: list[str]) -> dict:

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from smope_hf import ContinualTrainingArguments
-from smope_hf.alignment import StatisticsAccumulator
+from smope_hf.heads.alignment import StatisticsAccumulator
 
 SIZE = 6
 

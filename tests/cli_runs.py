@@ -3,7 +3,7 @@
 from runs import save_backbone, tiny_stream, tiny_trainer
 from typer.testing import CliRunner
 
-from smope_hf.cli import app
+from smope_hf.cli.program import app
 
 TINY = [
     "--dataset", "embedded", "--num_tasks", "5", "--max-train-samples-per-class", "4", "--max-test-samples-per-class",

@@ -64,7 +64,7 @@ def without_pictures(request):
     with pytest.MonkeyPatch.context() as patch:
         if not getattr(request.module, "WITH_PICTURES", False):
             for plot in ("plot_accuracy_matrix", "plot_average_accuracy"):
-                patch.setattr(f"smope_hf.results.{plot}", lambda *_, **__: None)
+                patch.setattr(f"smope_hf.reports.results.{plot}", lambda *_, **__: None)
         yield
 
 

@@ -13,11 +13,11 @@ from runs import save_backbone
 from safetensors.torch import save_file
 
 from smope_hf import SMoPEForImageClassification
-from smope_hf.alignment import ClassStatistics
-from smope_hf.checkpoint import STATE_FILE, STATISTICS_FILE
-from smope_hf.checksums import CHECKSUMS_FILE
-from smope_hf.files import write_json
-from smope_hf.state_guard import ROUTING_FILE
+from smope_hf.heads.alignment import ClassStatistics
+from smope_hf.sharing.checkpoint import STATE_FILE, STATISTICS_FILE
+from smope_hf.sharing.statistics_file import ROUTING_FILE
+from smope_hf.storage.checksums import CHECKSUMS_FILE
+from smope_hf.storage.files import write_json
 
 WEIGHTS, CONFIG, INDEX = "model.safetensors", "config.json", "model.safetensors.index.json"
 REFUSALS = (ValueError, OSError, StrictDataclassError)

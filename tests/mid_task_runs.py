@@ -6,7 +6,7 @@ from runs import AtStep, tiny_args, tiny_stream, tiny_trainer
 from transformers import ViTImageProcessorPil
 
 from smope_hf import ContinualTrainer
-from smope_hf.modeling_prompted import PromptedForImageClassification
+from smope_hf.models.modeling_prompted import PromptedForImageClassification
 
 RUN = {"checkpoint_every": 2, "logging_steps": 4}
 

@@ -5,8 +5,8 @@ from conftest import EXTRA, SIZES
 from transformers import CONFIG_MAPPING
 
 from smope_hf import PromptedForImageClassification
-from smope_hf.configuration_prompted import PromptedConfig
-from smope_hf.prompt_methods import PROMPT_METHODS
+from smope_hf.models.configuration_prompted import PromptedConfig
+from smope_hf.models.methods.rivals import PROMPT_METHODS
 
 SETTINGS = {
     "l2p": {"pool_size": 6, "length": 4, "top_k": 2},

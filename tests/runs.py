@@ -10,8 +10,8 @@ import torch
 from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
 
 from smope_hf import ContinualTrainer, ContinualTrainingArguments, SMoPEForImageClassification, TaskStream
-from smope_hf.callbacks import ContinualCallback
-from smope_hf.embedded_data import digits
+from smope_hf.data.embedded import digits
+from smope_hf.training.callbacks import ContinualCallback
 
 NUM_TASKS, TRAIN_PER_CLASS, TEST_PER_CLASS = 3, 9, 5
 
