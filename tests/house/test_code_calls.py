@@ -26,7 +26,7 @@ ALLOWED = {  # file and what is called -> why
     (
         "smope_hf/models/pretrained.py",
         "super().from_pretrained",
-    ): "transformers' loader of our class, with tensors, no name",
+    ): "transformers' loader of our class, with tensors",
     ("smope_hf/training/trainer_folder.py", "type(self.model).from_pretrained"): OURS,
     ("smope_hf/sharing/hub_files.py", "model_class.from_pretrained"): OURS,
     ("smope_hf/sharing/source.py", "model_class.from_pretrained"): OURS,
