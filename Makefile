@@ -12,7 +12,7 @@ export OMP_WAIT_POLICY ?= passive
 # the lowest versions that are allowed have a virtual environment of their own
 OLDEST_VENV ?= .venv-oldest
 OLDEST_STAMP := $(OLDEST_VENV)/.installed
-OLDEST_TESTS := $(addprefix tests/test_,model.py checkpoint.py prefix_attention.py prefix_experts.py prefix_losses.py trainer.py older_checkpoints.py)
+OLDEST_TESTS := $(addprefix tests/test_,model.py model_saving.py checkpoint.py prefix_attention.py prefix_experts.py prefix_losses.py trainer.py older_checkpoints.py)
 
 AUDIT_VENV ?= .venv-audit
 AUDIT_STAMP := $(AUDIT_VENV)/.installed

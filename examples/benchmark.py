@@ -44,20 +44,20 @@ from benchmark_records import (
 )
 from torch.utils.flop_counter import FlopCounterMode
 
-from smope_hf.accuracy_matrix import AccuracyMatrix
-from smope_hf.backbones import load_backbone, weights_fingerprint
-from smope_hf.checked_arguments import field_kind
-from smope_hf.checkpoint import saved_tasks
-from smope_hf.checkpoint_source import find_checkpoint
-from smope_hf.class_recall import THIRDS
-from smope_hf.comparison_report import METRICS
-from smope_hf.files import atomic_path, write_json
-from smope_hf.output_check import try_folder
-from smope_hf.plots import plot_average_accuracy, plot_costs, read_costs
-from smope_hf.prompt_methods import PROMPT_METHODS
-from smope_hf.run_arguments import RUN_ARGUMENTS, parse_arguments
-from smope_hf.run_files import load_manifest, load_metrics
-from smope_hf.state_folder import has_state
+from smope_hf.metrics.accuracy_matrix import AccuracyMatrix
+from smope_hf.metrics.class_recall import THIRDS
+from smope_hf.models.backbones import load_backbone, weights_fingerprint
+from smope_hf.models.methods.rivals import PROMPT_METHODS
+from smope_hf.reports.comparison_report import METRICS
+from smope_hf.reports.plots import plot_average_accuracy, plot_costs, read_costs
+from smope_hf.settings.checked_arguments import field_kind
+from smope_hf.sharing.checkpoint import saved_tasks
+from smope_hf.sharing.run_files import load_manifest, load_metrics
+from smope_hf.sharing.source import find_checkpoint
+from smope_hf.storage.files import atomic_path, write_json
+from smope_hf.storage.output_check import try_folder
+from smope_hf.storage.state_folder import has_state
+from smope_hf.training.run_arguments import RUN_ARGUMENTS, parse_arguments
 
 TRAIN = Path(__file__).parent / "train.py"
 STAGES = ("training", "statistics", "alignment", "evaluation", "saving")

@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 
-from smope_hf.run_arguments import RUN_ARGUMENTS
+from smope_hf.training.run_arguments import RUN_ARGUMENTS
 
 SETTINGS = {setting.name for kind in RUN_ARGUMENTS for setting in fields(kind)}
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from smope_hf.field_checks import (
+from smope_hf.storage.field_checks import (
     check_fields,
     is_count,
     is_fraction,
@@ -14,8 +14,8 @@ from smope_hf.field_checks import (
     is_short_text,
     is_triangle,
 )
-from smope_hf.foreign_files import read_table
-from smope_hf.safe_json import read_json
+from smope_hf.storage.foreign_files import read_table
+from smope_hf.storage.safe_json import read_json
 
 RECORD_FILE, SETTINGS_FILE, PROCESS_FILE = "record.json", "settings.json", "process.json"
 REALIGNED_FILE, TABLE_FILE = "realigned.json", "results.csv"

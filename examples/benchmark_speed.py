@@ -31,11 +31,11 @@ from torch.distributions import MultivariateNormal
 from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
 
 from smope_hf import ContinualTrainer, ContinualTrainingArguments, SMoPEForImageClassification, TaskStream
-from smope_hf.alignment import VARIANCE_FLOOR, ClassStatistics, align_classifier
-from smope_hf.backbones import load_backbone
-from smope_hf.files import atomic_path, write_json
-from smope_hf.image_processors import load_image_processor
-from smope_hf.output_check import try_folder
+from smope_hf.heads.alignment import VARIANCE_FLOOR, ClassStatistics, align_classifier
+from smope_hf.models.backbones import load_backbone
+from smope_hf.models.image_processors import load_image_processor
+from smope_hf.storage.files import atomic_path, write_json
+from smope_hf.storage.output_check import try_folder
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
 CLASSES_PER_TASK = 10

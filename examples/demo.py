@@ -15,8 +15,8 @@ from pathlib import Path
 
 from train import main as train
 
-from smope_hf.embedded_data import NAMES, digits
-from smope_hf.run_lock import LOCK_FILE, hold_folder
+from smope_hf.data.embedded import NAMES, digits
+from smope_hf.training.run_lock import LOCK_FILE, hold_folder
 
 RECIPE = [
     "--dataset", "embedded", "--num_tasks", "5", "--backbone", "embedded", "--yardsticks", "true",

@@ -32,23 +32,23 @@ from benchmark_records import read_settings
 from torch import Tensor
 from tune import read_grid
 
-from smope_hf.alignment import ClassStatistics, StatisticsAccumulator, align_classifier
-from smope_hf.augmentation import Normalization
-from smope_hf.batches import DecodedImages, GlobalBatches
-from smope_hf.checkpoint import task_folder
-from smope_hf.class_recall import recall_by_frequency, recall_of_classes
-from smope_hf.files import write_json
-from smope_hf.hub import find_checkpoint
-from smope_hf.image_check import checked_stream
-from smope_hf.image_processors import load_image_processor
-from smope_hf.output_check import try_file
-from smope_hf.prompt_methods import PROMPT_METHODS
-from smope_hf.run_arguments import build_arguments, load_stream
-from smope_hf.run_files import load_manifest
-from smope_hf.statistics_pass import carried_along
-from smope_hf.task_manifest import manifest_differences
-from smope_hf.task_split import TaskSplit
-from smope_hf.training_args import CLOSED_FORMS
+from smope_hf.data.augmentation import Normalization
+from smope_hf.data.batches import DecodedImages, GlobalBatches
+from smope_hf.data.image_check import checked_stream
+from smope_hf.data.manifest import manifest_differences
+from smope_hf.data.split import TaskSplit
+from smope_hf.heads.alignment import ClassStatistics, StatisticsAccumulator, align_classifier
+from smope_hf.metrics.class_recall import recall_by_frequency, recall_of_classes
+from smope_hf.models.image_processors import load_image_processor
+from smope_hf.models.methods.rivals import PROMPT_METHODS
+from smope_hf.settings.training_args import CLOSED_FORMS
+from smope_hf.sharing.checkpoint import task_folder
+from smope_hf.sharing.hub import find_checkpoint
+from smope_hf.sharing.run_files import load_manifest
+from smope_hf.storage.files import write_json
+from smope_hf.storage.output_check import try_file
+from smope_hf.training.run_arguments import build_arguments, load_stream
+from smope_hf.training.statistics_pass import carried_along
 
 ESTIMATED, AFRESH = "estimated", "afresh"
 HELD_OUT, TEST = "held_out", "test"

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 from results_text import table
 
-from smope_hf.plots import plot_task_overlap
-from smope_hf.routing_record import load_patterns, overlap_of_tasks, survival_over_tasks
-from smope_hf.run_pictures import survival_pictures, training_pictures
-from smope_hf.training_routing_record import load_training_record
+from smope_hf.reports.plots import plot_task_overlap
+from smope_hf.reports.run_pictures import survival_pictures, training_pictures
+from smope_hf.routing.record import load_patterns, overlap_of_tasks, survival_over_tasks
+from smope_hf.routing.training_record import load_training_record
 
 
 def percent(numbers) -> str:

@@ -18,12 +18,12 @@ from results_realigned import drift_ceiling, drift_penalties, shrinkages
 from results_routing import draw_routing, routing_layers, routing_tasks
 from results_text import cell, table
 
-from smope_hf.accuracy_matrix import AccuracyMatrix
-from smope_hf.class_recall import THIRDS
-from smope_hf.comparison_report import METRICS
-from smope_hf.files import atomic_path
-from smope_hf.methods import METHODS
-from smope_hf.plots import plot_average_accuracy, plot_costs, plot_sample_efficiency
+from smope_hf.metrics.accuracy_matrix import AccuracyMatrix
+from smope_hf.metrics.class_recall import THIRDS
+from smope_hf.models.methods.table import METHODS
+from smope_hf.reports.comparison_report import METRICS
+from smope_hf.reports.plots import plot_average_accuracy, plot_costs, plot_sample_efficiency
+from smope_hf.storage.files import atomic_path
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "examples" / "records"

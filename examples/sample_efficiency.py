@@ -16,9 +16,9 @@ from pathlib import Path
 
 from benchmark_records import read_results
 
-from smope_hf.files import atomic_path
-from smope_hf.output_check import try_folder
-from smope_hf.plots import plot_sample_efficiency
+from smope_hf.reports.plots import plot_sample_efficiency
+from smope_hf.storage.files import atomic_path
+from smope_hf.storage.output_check import try_folder
 
 BENCHMARK = Path(__file__).parent / "benchmark.py"
 

@@ -21,8 +21,8 @@ from flops import count_flops
 from transformers import ViTConfig, ViTModel
 
 from smope_hf import SMoPEForImageClassification
-from smope_hf.files import atomic_path, write_json
-from smope_hf.output_check import try_folder
+from smope_hf.storage.files import atomic_path, write_json
+from smope_hf.storage.output_check import try_folder
 
 # ---------------------------------------------------------------------- check on this machine
 

@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from smope_hf.embedded_data import NAMES, digits
+from smope_hf.data.embedded import NAMES, digits
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from hub_server import HubServer, environment  # noqa: E402

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 from smope_hf import ContinualTrainer
-from smope_hf.files import write_json
-from smope_hf.run_arguments import load_trainer, parse_arguments
+from smope_hf.storage.files import write_json
+from smope_hf.training.run_arguments import load_trainer, parse_arguments
 
 
 class ModelTime:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from smope_hf.exporting import FORMATS, check_packages, export_model
+from smope_hf.models.export import FORMATS, check_packages, export_model
 
 
 @torch.no_grad()

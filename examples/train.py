@@ -17,16 +17,16 @@ import sys
 
 from huggingface_hub.errors import StrictDataclassError
 
-from smope_hf.run_arguments import load_trainer, parse_arguments
-from smope_hf.training_phase import TrainingDivergedError
-from smope_hf.yardsticks import run_yardsticks
+from smope_hf.training.phase import TrainingDivergedError
+from smope_hf.training.run_arguments import load_trainer, parse_arguments
+from smope_hf.training.yardsticks import run_yardsticks
 
 
 def main(argv: list[str]) -> dict:
     model_args, data, args = parse_arguments(argv)
     trainer = load_trainer(model_args, data, args)
     if data.yardsticks:
-        trainer.yardsticks = run_yardsticks(trainer)
+        trainer.yardsticks = run_yardsticks(trainer.model, trainer.stream, trainer.decoded, trainer.passes)
     results = trainer.train()
     trainer.accelerator.end_training()
     return results

@@ -22,8 +22,8 @@ from pathlib import Path
 
 from sample_efficiency import BENCHMARK, best_rows
 
-from smope_hf.files import atomic_path
-from smope_hf.output_check import try_folder
+from smope_hf.storage.files import atomic_path
+from smope_hf.storage.output_check import try_folder
 
 
 def read_grid(text: str) -> list[str]:

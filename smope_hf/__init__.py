@@ -6,17 +6,19 @@ Every public name is loaded on first use, and transformers' Auto classes know th
 import importlib
 from typing import TYPE_CHECKING
 
-from .auto_classes import register_when_loaded
+from .base.moved_modules import find_moved
+from .models.auto_classes import register_when_loaded
+from .training.callbacks import DEFAULT_CALLBACKS
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .configuration_smope import SMoPEConfig
-    from .modeling_outputs import SMoPEImageClassifierOutput
-    from .modeling_prompted import PromptedForImageClassification
-    from .modeling_smope import SMoPEForImageClassification
-    from .tasks import TaskStream
-    from .trainer import ContinualTrainer
-    from .training_args import ContinualTrainingArguments
+    from .data.tasks import TaskStream
+    from .models.configuration_smope import SMoPEConfig
+    from .models.modeling_outputs import SMoPEImageClassifierOutput
+    from .models.modeling_prompted import PromptedForImageClassification
+    from .models.modeling_smope import SMoPEForImageClassification
+    from .settings.training_args import ContinualTrainingArguments
+    from .training.trainer import ContinualTrainer
 
 __all__ = [
     "SMoPEConfig",
@@ -28,13 +30,13 @@ __all__ = [
     "ContinualTrainingArguments",
 ]
 _MODULES = {
-    "SMoPEConfig": "configuration_smope",
-    "SMoPEForImageClassification": "modeling_smope",
-    "SMoPEImageClassifierOutput": "modeling_outputs",
-    "PromptedForImageClassification": "modeling_prompted",
-    "TaskStream": "tasks",
-    "ContinualTrainer": "trainer",
-    "ContinualTrainingArguments": "training_args",
+    "SMoPEConfig": "models.configuration_smope",
+    "SMoPEForImageClassification": "models.modeling_smope",
+    "SMoPEImageClassifierOutput": "models.modeling_outputs",
+    "PromptedForImageClassification": "models.modeling_prompted",
+    "TaskStream": "data.tasks",
+    "ContinualTrainer": "training.trainer",
+    "ContinualTrainingArguments": "settings.training_args",
 }
 
 
@@ -49,4 +51,12 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
+def _results_report():
+    from .reports.results import ResultsReport
+
+    return ResultsReport()
+
+
+find_moved(__name__)
 register_when_loaded()
+DEFAULT_CALLBACKS["report"] = _results_report  # entered here, since training does not know the reports

@@ -1,5 +1,7 @@
 """What several test files share: tiny models of every family, and one thread so that results do not depend on load."""
 
+import gc
+
 import pytest
 import torch
 from transformers import CONFIG_MAPPING
@@ -7,6 +9,8 @@ from transformers import CONFIG_MAPPING
 from smope_hf import SMoPEConfig, SMoPEForImageClassification
 
 torch.set_num_threads(1)
+
+pytest_plugins = ["hub_fixtures"]
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 16, "patch_size": 4}
 EXTRA = {
@@ -46,6 +50,22 @@ def tiny_model(model_type: str = "vit", seed: int = 0, **fields) -> SMoPEForImag
 
 def tiny_images(count: int = 4, size: int = 16, seed: int = 1) -> torch.Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def pytest_collection_finish():
+    """A run collects garbage behind every phase; what was imported need not be looked through each time."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_pictures(request):
+    """Runs draw nothing, which takes most of the time of so small a run, but for files that set `WITH_PICTURES`."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not getattr(request.module, "WITH_PICTURES", False):
+            for plot in ("plot_accuracy_matrix", "plot_average_accuracy"):
+                patch.setattr(f"smope_hf.reports.results.{plot}", lambda *_, **__: None)
+        yield
 
 
 @pytest.fixture(params=THOROUGH)

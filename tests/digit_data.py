@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from smope_hf.tasks import TaskStream
+from smope_hf.data.tasks import TaskStream
 
 NAMES = [f"digit {number}" for number in range(10)]
 TRAIN, TEST = 12, 4  # images per class

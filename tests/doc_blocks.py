@@ -19,7 +19,7 @@ from unittest import mock
 
 import numpy as np
 
-from smope_hf import embedded_data
+from smope_hf.data import embedded as embedded_data
 
 ROOT = Path(__file__).resolve().parents[1]
 FENCE = re.compile(r"(?:^ *<!-- not run: (.+?) -->\n+)?^( *)```(\w*)[^\n]*\n(.*?)^\2```$", re.MULTILINE | re.DOTALL)
@@ -87,7 +87,7 @@ def run_page(page: Path, folder: Path):
         (folder / name).symlink_to(ROOT / name)
     space = {"__name__": "__main__"}
     few = fewer_digits()
-    patches = mock.patch.object(embedded_data, "digits", few), mock.patch("smope_hf.task_data.digits", few)
+    patches = mock.patch.object(embedded_data, "digits", few), mock.patch("smope_hf.data.reading.digits", few)
     with contextlib.chdir(folder), patches[0], patches[1]:
         for block in filter(runs, blocks_of(page)):
             where = f"{page.name}, line {block.line}"
@@ -129,7 +129,7 @@ def run_command(command: str, where: str, fails: bool = False) -> str:
     if name == "smope":
         from typer.testing import CliRunner
 
-        from smope_hf.cli import app
+        from smope_hf.cli.program import app
 
         tiny = TINY if arguments[0] == "train" and not fails else []
         done = CliRunner().invoke(app, arguments + tiny, env={"COLUMNS": "100"})

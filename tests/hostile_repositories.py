@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from smope_hf.checksums import update_checksums
+from smope_hf.storage.checksums import update_checksums
 
 PREPROCESSOR, PROCESSOR, CONFIG = "preprocessor_config.json", "processor_config.json", "config.json"
 AUTO = ("AutoConfig", "AutoModel", "AutoModelForImageClassification", "AutoImageProcessor", "AutoProcessor",

@@ -37,12 +37,12 @@ for line in lines:
 PREPARE = """
 import torch
 torch.set_num_threads(1)
-import smope_hf.hub
+import smope_hf.sharing.hub
 from smope_hf import *
-from smope_hf.hub import *
-from smope_hf.hub import local_checkpoint
+from smope_hf.sharing.hub import *
+from smope_hf.sharing.hub import local_checkpoint
 from huggingface_hub import HfApi
-smope_hf.hub.RETRY_DELAYS = (0.05, 0.05, 0.05)
+smope_hf.sharing.hub.RETRY_DELAYS = (0.05, 0.05, 0.05)
 """
 
 

@@ -31,17 +31,16 @@ from runs import NUM_TASKS, assert_same_run, read, save_backbone, tiny_args, tin
 from tqdm import tqdm
 from transformers import ViTImageProcessorPil
 
-import smope_hf.hub
-import smope_hf.mid_task
-import smope_hf.model_card
-import smope_hf.results
+import smope_hf.reports.results
+import smope_hf.sharing.hub
+import smope_hf.training.mid_task
 from smope_hf import ContinualTrainer
-from smope_hf.checkpoint import load_statistics, saved_tasks
-from smope_hf.checkpoint_source import find_checkpoint
-from smope_hf.modeling_prompted import PromptedForImageClassification
-from smope_hf.routing_recorder import RoutingRecorder
-from smope_hf.training_phase import TrainingPhase
-from smope_hf.training_routing import TrainingRoutingRecorder
+from smope_hf.models.modeling_prompted import PromptedForImageClassification
+from smope_hf.sharing.checkpoint import load_statistics, saved_tasks
+from smope_hf.sharing.source import find_checkpoint
+from smope_hf.training.phase import TrainingPhase
+from smope_hf.training.routing_recorder import RoutingRecorder
+from smope_hf.training.training_recorder import TrainingRoutingRecorder
 
 STAGES = ("dense", "sparse", "statistics", "alignment", "evaluation", "saving", "state", "finish")
 METHODS = ("smope", "ovor", "finetune")
@@ -95,7 +94,7 @@ def watch(stage: Stage):
     ContinualTrainer._timed = told_timed
     ContinualTrainer._finish = told(ContinualTrainer._finish, "finish")
     TrainingPhase.run = told(TrainingPhase.run, lambda phase, images: phase.name)
-    smope_hf.mid_task.write_state = told(smope_hf.mid_task.write_state, "state")
+    smope_hf.training.mid_task.write_state = told(smope_hf.training.mid_task.write_state, "state")
     RoutingRecorder._record_what_is_missing = told(RoutingRecorder._record_what_is_missing, "recording")
 
 
@@ -175,14 +174,13 @@ def be_ready_to_fork():
     """One thread, and runs that can be killed at any moment and draw nothing."""
     torch.set_num_threads(1)
     tqdm.set_lock(threading.RLock())  # its own is shared by all forks, and one killed with it would hold up the others
-    for module in (smope_hf.model_card, smope_hf.results):
-        for name in ("plot_accuracy_matrix", "plot_average_accuracy"):
-            vars(module)[name] = lambda *_, **__: None  # most of the time of so small a run
+    for name in ("plot_accuracy_matrix", "plot_average_accuracy"):
+        vars(smope_hf.reports.results)[name] = lambda *_, **__: None  # most of the time of so small a run
 
 
 def main(folder: Path, kills: int, seed: int, only: str | None = None) -> dict:
     be_ready_to_fork()
-    smope_hf.hub.RETRY_DELAYS = (0.05, 0.1, 0.2)
+    smope_hf.sharing.hub.RETRY_DELAYS = (0.05, 0.1, 0.2)
     draw, stage, hit, aimed, runs = random.Random(seed), Stage(), Counter(), Counter(), 0
     methods, stages = METHODS, STAGES
     if only == PUSH:

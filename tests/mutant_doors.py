@@ -13,14 +13,14 @@ from transformers import AutoModelForImageClassification
 from typer.testing import CliRunner
 
 from smope_hf import ContinualTrainer, SMoPEForImageClassification
-from smope_hf.checkpoint import load_manifest, load_state, load_statistics
-from smope_hf.cli import app
-from smope_hf.hub import find_checkpoint
-from smope_hf.hub_files import stage
-from smope_hf.model_card import card_of
-from smope_hf.run_arguments import read_recipe
-from smope_hf.run_folder import RunFolder
-from smope_hf.state_guard import load_routing
+from smope_hf.cli.program import app
+from smope_hf.reports.run_folder import RunFolder
+from smope_hf.sharing.checkpoint import load_manifest, load_state, load_statistics
+from smope_hf.sharing.hub import find_checkpoint
+from smope_hf.sharing.hub_files import stage
+from smope_hf.sharing.model_card import card_of
+from smope_hf.sharing.statistics_file import load_routing
+from smope_hf.training.run_arguments import read_recipe
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "space"))
 import checkpoints as page  # noqa: E402  # the page's own loading

@@ -12,9 +12,9 @@ from runs import AtStep, save_backbone, tiny_args, tiny_stream, tiny_trainer
 from transformers import ViTImageProcessorPil
 
 from smope_hf import ContinualTrainer, SMoPEForImageClassification
-from smope_hf.modeling_prompted import PromptedForImageClassification
-from smope_hf.routing_recorder import RoutingRecorder
-from smope_hf.training_routing import TrainingRoutingRecorder
+from smope_hf.models.modeling_prompted import PromptedForImageClassification
+from smope_hf.training.routing_recorder import RoutingRecorder
+from smope_hf.training.training_recorder import TrainingRoutingRecorder
 
 RIVALS = ("l2p", "coda-prompt", "dualprompt", "ovor", "finetune", "linear", "ncm", "lda", "one-prompt")
 FEW = {"epochs": 1}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from smope_hf.task_manifest import protocol_hash
+from smope_hf.data.manifest import protocol_hash
 
 DEEP, LONG = 100_000, 20_000
 VALUES = {  # what stands in place of a field's value, as JSON text

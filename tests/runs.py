@@ -6,13 +6,12 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-import pytest
 import torch
 from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
 
 from smope_hf import ContinualTrainer, ContinualTrainingArguments, SMoPEForImageClassification, TaskStream
-from smope_hf.callbacks import ContinualCallback
-from smope_hf.embedded_data import digits
+from smope_hf.data.embedded import digits
+from smope_hf.training.callbacks import ContinualCallback
 
 NUM_TASKS, TRAIN_PER_CLASS, TEST_PER_CLASS = 3, 9, 5
 
@@ -131,16 +130,3 @@ def assert_same_run(expected: Path, found: Path):
                 assert without_seconds(expected / name, file) == without_seconds(found / name, file), f"{name}/{file}"
     assert without_seconds(expected, "metrics.json") == without_seconds(found, "metrics.json")
     assert not (found / "state").exists() and not list(found.rglob(".*"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_pictures():
-    """For files that import it: drawing takes most of the time of a run as small as these."""
-    with pytest.MonkeyPatch.context() as patch:
-        for place in (
-            "model_card.plot_accuracy_matrix",
-            "results.plot_accuracy_matrix",
-            "results.plot_average_accuracy",
-        ):
-            patch.setattr(f"smope_hf.{place}", lambda *_, **__: None)
-        yield

@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
-from smope_hf.embedded_data import digits
-from smope_hf.plot_style import DARK, LIGHT, new_figure, save
-from smope_hf.prefix_experts import PrefixExperts, score_range
+from smope_hf.data.embedded import digits
+from smope_hf.reports.plot_style import DARK, LIGHT, new_figure, save
+from smope_hf.models.prefix_experts import PrefixExperts, score_range
 
 FOLDER = Path(__file__).parent
 E, K, N, D = 8, 3, 5, 4  # experts, selected, tokens, head size

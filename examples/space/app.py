@@ -90,8 +90,8 @@ def open_page(
     from serving import serve
     from visits import Visits
 
-    from smope_hf.backbones import EMBEDDED
-    from smope_hf.cli_common import be_quiet
+    from smope_hf.cli.common import be_quiet
+    from smope_hf.models.backbones import EMBEDDED
 
     be_quiet()
     limits, models, examples = Limits(), Models(), ([], [])

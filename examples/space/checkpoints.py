@@ -9,12 +9,12 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from transformers import PreTrainedModel
 
-from smope_hf.checkpoint import saved_tasks, task_folder
-from smope_hf.cli_inspect import class_tasks, read_config
-from smope_hf.hub import find_checkpoint, task_tags
-from smope_hf.image_processors import load_image_processor
-from smope_hf.known_tasks import load_known_tests
-from smope_hf.task_split import TaskSplit
+from smope_hf.data.known_tasks import load_known_tests
+from smope_hf.data.split import TaskSplit
+from smope_hf.models.image_processors import load_image_processor
+from smope_hf.sharing.checkpoint import saved_tasks, task_folder
+from smope_hf.sharing.hub import find_checkpoint, task_tags
+from smope_hf.sharing.inspection import class_tasks, read_config
 
 KEPT = 4  # models in memory
 

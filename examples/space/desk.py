@@ -13,7 +13,7 @@ from looking import Look, look_at
 from teaching import Lesson, teach
 from visits import Visit, Visits
 
-from smope_hf.printable import printable_lines
+from smope_hf.base.printable import printable_lines
 
 BROKEN = (
     "Something went wrong on this side, and nothing was changed. Try again; if it stays so, tell the owner of this "

@@ -12,9 +12,9 @@ import torch
 from PIL.Image import Resampling
 
 from smope_hf import ContinualTrainer, ContinualTrainingArguments, SMoPEForImageClassification, TaskStream
-from smope_hf.backbones import EMBEDDED
-from smope_hf.embedded_data import NAMES, digits
-from smope_hf.image_processors import load_image_processor
+from smope_hf.data.embedded import NAMES, digits
+from smope_hf.models.backbones import EMBEDDED
+from smope_hf.models.image_processors import load_image_processor
 
 RUN = "digits-1"  # the number changes with what is below, so that a cache holds no run of another making
 TASKS = [NAMES[first : first + 2] for first in (0, 2, 4, 6)]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from smope_hf.image_reading import MAX_SIDE_RATIO, UnreadableImage, check_size, to_rgb
-from smope_hf.printable import is_blank, printable
+from smope_hf.base.printable import is_blank, printable
+from smope_hf.data.image_reading import MAX_SIDE_RATIO, UnreadableImage, check_size, to_rgb
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 SIDE = 1024  # pixels; larger images are reduced to it, which is more than any backbone here looks at

@@ -11,7 +11,7 @@ import torch
 from checkpoints import Loaded
 from PIL import Image
 
-from smope_hf.plots import DARK, LIGHT, plot_image_experts
+from smope_hf.reports.plots import DARK, LIGHT, plot_image_experts
 
 
 @dataclass(frozen=True)

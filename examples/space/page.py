@@ -12,8 +12,8 @@ from looking import Look, experts_html, in_common
 from messages import LESSONS
 from teaching import Lesson
 
-from smope_hf.formatting import names_in_short
-from smope_hf.printable import printable
+from smope_hf.base.formatting import names_in_short
+from smope_hf.base.printable import printable
 
 NOTHING = "nothing"
 LABEL, TEXT = 80, 1000  # characters that are shown of a name, and of a sentence

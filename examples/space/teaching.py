@@ -14,11 +14,11 @@ from limits import Limits, Refused
 from PIL import Image
 
 from smope_hf import ContinualTrainer, TaskStream
-from smope_hf.callbacks import ContinualCallback
-from smope_hf.evaluation import overall_accuracy
-from smope_hf.hub_files import check_can_be_shared, stage
-from smope_hf.registry import config_of
-from smope_hf.task_split import TaskSplit
+from smope_hf.data.split import TaskSplit
+from smope_hf.models.registry import config_of
+from smope_hf.sharing.hub_files import check_can_be_shared, stage
+from smope_hf.training.callbacks import ContinualCallback
+from smope_hf.training.evaluation import overall_accuracy
 
 REPOSITORY = "taught-model"  # folder in the archive, and the name by which its card loads it
 

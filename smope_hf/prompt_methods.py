@@ -1,8 +1,0 @@
-"""The rivals of SMoPE by name: every `PromptMethod` that a [`PromptedConfig`] can choose."""
-
-from .methods import METHODS
-from .prompt_method import PromptMethod
-
-PROMPT_METHODS: dict[str, type[PromptMethod]] = {
-    name: method.load() for name, method in METHODS.items() if method.load is not None
-}
