@@ -17,7 +17,7 @@ OLDEST_TESTS := $(addprefix tests/test_,model.py model_saving.py checkpoint.py p
 AUDIT_VENV ?= .venv-audit
 AUDIT_STAMP := $(AUDIT_VENV)/.installed
 
-.PHONY: demo space test test-slow test-oldest quality style docs audit clean
+.PHONY: demo space test test-slow test-oldest quality style docs dist audit clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -58,6 +58,10 @@ style: $(STAMP)  ## bring the sources into style
 docs: $(STAMP)  ## build the documentation into site/
 	$(RUN)/mkdocs build --strict
 
+dist: $(STAMP)  ## build the wheel and the sdist into dist/; tests/house/test_dist.py installs and tries both
+	rm -rf dist build *.egg-info  # what an earlier build left would go along
+	$(RUN)/python -m build --no-isolation
+
 $(AUDIT_STAMP): Makefile
 	$(PYTHON) -m venv $(AUDIT_VENV)
 	$(AUDIT_VENV)/bin/pip install --quiet "pip-audit>=2.10,<3"
@@ -67,4 +71,4 @@ audit: $(STAMP) $(AUDIT_STAMP)  ## look up known vulnerabilities of what is inst
 	$(AUDIT_VENV)/bin/python .ci/audit $(RUN)/python
 
 clean:
-	rm -rf $(VENV) $(OLDEST_VENV) $(AUDIT_VENV) site build *.egg-info
+	rm -rf $(VENV) $(OLDEST_VENV) $(AUDIT_VENV) site build dist *.egg-info
