@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,18 @@ from torch import Tensor, nn
 from ..settings.training_args import CLOSED_FORMS
 
 VARIANCE_FLOOR = 1e-4
+
+
+class AlignmentSettings(Protocol):
+    """How a head is aligned; a run's are those of its [`ContinualTrainingArguments`], where each is explained."""
+
+    alignment: str
+    alignment_shrinkage: float | None
+    alignment_epochs: int
+    alignment_learning_rate: float
+    alignment_weight_decay: float
+    alignment_batch_ratio: float
+    batch_size: int
 
 
 @dataclass
@@ -231,14 +244,21 @@ def set_gradients(head: nn.Linear, features: Tensor, labels: Tensor):
 
 
 @torch.no_grad()
-def train_on_samples(head: nn.Linear, statistics: ClassStatistics, full: bool, num_old: int, args, generator):
+def train_on_samples(
+    head: nn.Linear,
+    statistics: ClassStatistics,
+    full: bool,
+    num_old: int,
+    args: AlignmentSettings,
+    generator: torch.Generator,
+):
     """Retrain the head alone on Gaussian samples, every class equally often: AdamW with a cosine over all steps.
 
     Args:
         head: over all C classes; changed in place.
         full: sample from the shared covariance.
         num_old: old classes, the number of steps in an epoch.
-        args: [`ContinualTrainingArguments`], whose `alignment_*` and `batch_size` are used.
+        args: `alignment_epochs` and the other settings of the retraining.
     """
     sampler = GaussianSampler(statistics, full, generator)
     classes, device = len(statistics.count), head.weight.device
@@ -258,7 +278,13 @@ def train_on_samples(head: nn.Linear, statistics: ClassStatistics, full: bool, n
         schedule.step()
 
 
-def align_classifier(head: nn.Linear, statistics: ClassStatistics, num_old: int, args, generator: torch.Generator):
+def align_classifier(
+    head: nn.Linear,
+    statistics: ClassStatistics,
+    num_old: int,
+    args: AlignmentSettings,
+    generator: torch.Generator | None,
+):
     """Set the head right for all classes from their statistics, by `args.alignment`; changes it in place.
 
     Raises:
