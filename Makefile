@@ -32,10 +32,10 @@ space: $(STAMP)  ## look into checkpoints and teach them, in the browser
 	$(RUN)/python examples/space/app.py
 
 test: $(STAMP)  ## run the tests
-	$(RUN)/python -m pytest -q -n 2 -m "not slow"
+	$(RUN)/python -m pytest -q -n 2 --dist worksteal -m "not slow"
 
 test-slow: $(STAMP)  ## run those that train for more than a few seconds
-	$(RUN)/python -m pytest -q -n 2 -m slow
+	$(RUN)/python -m pytest -q -n 2 --dist worksteal -m slow
 
 $(OLDEST_STAMP): pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv $(OLDEST_VENV)

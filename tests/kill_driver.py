@@ -12,6 +12,7 @@ compared as well, and the repository is looked at after each kill.
 
 import contextlib
 import functools
+import gc
 import json
 import mmap
 import os
@@ -176,6 +177,8 @@ def be_ready_to_fork():
     tqdm.set_lock(threading.RLock())  # its own is shared by all forks, and one killed with it would hold up the others
     for name in ("plot_accuracy_matrix", "plot_average_accuracy"):
         vars(smope_hf.reports.results)[name] = lambda *_, **__: None  # most of the time of so small a run
+    gc.collect()
+    gc.freeze()  # a run collects garbage behind every phase; what was imported need not be looked through each time
 
 
 def main(folder: Path, kills: int, seed: int, only: str | None = None) -> dict:
