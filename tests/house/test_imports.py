@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import tiny_model
 
 LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "numpy", "PIL", "sklearn", "matplotlib", "pandas")
-COMMANDS = ("train", "evaluate", "add-classes", "predict", "info", "plot", "export", "push")
+COMMANDS = ("train", "evaluate", "add-classes", "predict", "info", "plot", "report", "export", "push")
 
 
 def run(code: str, *arguments: str):
