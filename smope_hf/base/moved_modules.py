@@ -177,9 +177,11 @@ class _Finder(MetaPathFinder):
         package, _, old = name.rpartition(".")
         if package != self.package or old not in MOVED:
             return None
+        from .printable import printable
+
         place = f"{package}.{MOVED[old]}"
         warnings.warn(
-            f"{name} is now {place}. Import it from there: the old name goes with the next version.",
+            printable(f"{name} is now {place}. Import it from there: a later version drops the old name."),
             DeprecationWarning,
             stacklevel=2,
         )

@@ -26,7 +26,7 @@ class IncrementalConfig(PreTrainedConfig):
     r"""A backbone and the classes that a model on it has learned.
 
     Args:
-        backbone_config: config of the backbone, of any family in `smope_hf.models.backbones.FAMILIES`; default a ViT-B/16.
+        backbone_config: config of a family in `smope_hf.models.backbones.FAMILIES`. Default: a ViT-B/16.
         base_model_name_or_path: Hub id, folder, or "embedded": where the backbone's weights come from.
         base_model_revision: the commit of the base model that the model was trained on.
         base_model_fingerprint: SHA-256 of the base model's weights; loading refuses any other base.

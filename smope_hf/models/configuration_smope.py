@@ -13,7 +13,7 @@ class SMoPEConfig(IncrementalConfig):
     r"""Configuration of [`SMoPEForImageClassification`]: a frozen ViT and the experts in its attention layers.
 
     Args:
-        backbone_config: config of the backbone, of any family in `smope_hf.models.backbones.FAMILIES`; default a ViT-B/16.
+        backbone_config: config of a family in `smope_hf.models.backbones.FAMILIES`. Default: a ViT-B/16.
         base_model_name_or_path: Hub id, folder, or "embedded": where the backbone's weights come from.
         base_model_revision: the commit of the base model that the experts were trained on.
         base_model_fingerprint: SHA-256 of the base model's weights; loading refuses any other base.
@@ -24,7 +24,7 @@ class SMoPEConfig(IncrementalConfig):
         router_loss_coef: weight of the router loss, at least 0.
         prototype_loss_coef: weight of the prototype loss, at least 0.
         routing: "masked" keeps experts that were never used out of evaluation, "unmasked" does not (as published);
-            "random" is the ablation that never selects by the keys, see `smope_hf.models.random_routing.RandomExperts`.
+            "random" is the ablation that never selects by the keys: `smope_hf.models.random_routing.RandomExperts`.
         pooling: "cls" or "mean" over the patches; default what the backbone offers first.
         tasks: class ids of each task in the order learned; ids count up from 0 over all tasks.
         output_router_scores: return the scores of every prompt layer from every forward pass.

@@ -57,7 +57,7 @@ def continue_from(
         **settings: fields of [`ContinualTrainingArguments`] that are to differ from the checkpoint's recipe and its
             `eval_batch_size`, and those that no checkpoint decides (`smope_hf.settings.training_args.OWN`), such as
             `push_to_hub`. Of the recipe `compare_alignments` is left out, which needs a run from the first task. What
-            takes time or memory is taken up to a limit (`smope_hf.settings.recipe_guard.MOST`); more must be given here.
+            takes time or memory is taken up to a limit (`smope_hf.settings.recipe_guard.MOST`). Give more here.
             Behind two tasks or more, an `alignment` that begins with the head's rows as trained ("none", "gaussian",
             "gaussian-full") cannot follow one in closed form ("lda", "ncm"); the reverse can.
 

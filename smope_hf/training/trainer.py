@@ -139,7 +139,7 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub, TellsCallbacks):
 
     @classmethod
     def from_checkpoint(cls, checkpoint: str, stream: TaskStream, *, output_dir: str, **options) -> "ContinualTrainer":
-        """A trainer that teaches a saved model the classes of a stream; see `smope_hf.training.continuation.continue_from`."""
+        """A trainer that teaches a saved model new classes; see `smope_hf.training.continuation.continue_from`."""
         from .continuation import continue_from
 
         cache = options.get("image_cache_dir")

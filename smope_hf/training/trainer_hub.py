@@ -22,7 +22,7 @@ class PushesToHub:
     num_pushed = 0  # tasks that are known to be on the Hub
 
     def push_to_hub(self, repo_id: str | None = None, **options) -> list[PushedTask]:
-        """Push every task that the output folder holds, each as one commit with a tag; see `smope_hf.sharing.hub.push_run`.
+        """Push every saved task, each as one commit with a tag; see `smope_hf.sharing.hub.push_run`.
 
         Args:
             repo_id: owner/name or name. Default `args.hub_model_id`.

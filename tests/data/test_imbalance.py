@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from digit_data import TRAIN, make, protocol
 from runs import NUM_TASKS, TRAIN_PER_CLASS, read, save_backbone, tiny_stream, tiny_trainer
-from test_trainer import Stop
+from stopping import Stop
 
 from smope_hf.data.imbalance import long_tailed
 from smope_hf.data.tasks import TaskStream

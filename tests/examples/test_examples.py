@@ -4,15 +4,9 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-TINY = [
-    "--dataset", "embedded", "--backbone", "embedded", "--num_tasks", "5", "--max_train_samples_per_class", "4",
-    "--max_test_samples_per_class", "3", "--epochs", "1", "--batch_size", "8", "--num_threads", "1",
-]  # fmt: skip
+from tiny_examples import ROOT, TINY
 
 
 def run(*arguments, check=True):

@@ -12,7 +12,7 @@ import pytest
 import typer
 import yaml
 from doc_blocks import FENCE, ROOT, Block, blocks_of
-from test_hub import KILLED, LASTING, PASSING
+from hub_faults import KILLED, LASTING, PASSING
 from typer.exceptions import TyperException
 
 from smope_hf.cli.program import app

@@ -37,6 +37,7 @@ FROM_FILES = {  # dataclass whose values a file of a checkpoint or base model re
         "task_confusion",
         "made_with",
         "version_changes",
+        "logged_steps",
     },
     "ClassStatistics": {"mean", "variance", "count", "scatter"},
     "Task": {"index", "class_names", "class_ids", "train", "validation", "test"},  # a file gives names and ids alone
@@ -44,7 +45,7 @@ FROM_FILES = {  # dataclass whose values a file of a checkpoint or base model re
 NEVER_FROM_FILES = {  # made by the code from what it has, or by the user: by the command line and recipes of their own
     "ModelArguments", "DataArguments", "BackboneFamily", "BeitFamily", "BatchAugmentation", "CheckpointSource",
     "Classes", "Evaluation", "FeatureDrift", "Picture", "Prefix", "PromptedOutput", "PushedTask", "RowSampler",
-    "RunGroup", "SMoPEImageClassifierOutput", "SkippedImage", "StagedTask", "TaskSplit",
+    "RunGroup", "ImagePasses", "ProgressBars", "SMoPEImageClassifierOutput", "SkippedImage", "StagedTask", "TaskSplit",
 }  # fmt: skip
 
 

@@ -16,8 +16,8 @@ import pytest
 from conftest import tiny_config
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
+from pages import Page, check_self_contained
 from runs import save_backbone, tiny_trainer
-from test_report import Page, check_self_contained
 from typer.testing import CliRunner
 
 from smope_hf import SMoPEConfig, TaskStream

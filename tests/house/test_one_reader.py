@@ -61,6 +61,8 @@ OWN = {  # what the program itself has written a moment ago, brings along, or op
     "smope_hf/sharing/staged_upload.py additions": 1,
     "smope_hf/metrics/accuracy_matrix.py to_csv": 1,
     "smope_hf/sharing/model_card.py build_card": 1,
+    "smope_hf/sharing/remote_code.py _relative_imports": 1,
+    "smope_hf/sharing/remote_code.py _rewritten": 1,
     "smope_hf/reports/report_html.py embedded": 1,
     "examples/benchmark.py settings_of": 1,
     "examples/benchmark.py write_table": 2,

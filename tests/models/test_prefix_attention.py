@@ -5,15 +5,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from attentions import BATCH, EXPERTS, HEADS, SCALING, SIZE, TOKENS, attention_module, extra_key, gated, plain
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from smope_hf.models import prefix_experts
 from smope_hf.models.cpu_attention import GatedAttention
-from smope_hf.models.prefix_experts import BINDING, PrefixExperts, extra_key_attention, fused_attention
+from smope_hf.models.prefix_experts import PrefixExperts, fused_attention
 
-BATCH, HEADS, TOKENS, SIZE, EXPERTS = 3, 2, 7, 5, 6
-SCALING = SIZE**-0.5
 LEAVES = ("query", "key", "value", "prefix keys", "prefix values")
 
 
@@ -53,28 +51,6 @@ def make_mask(kind, dtype=torch.float64):
         return None
     mask = torch.randn(shapes[kind], generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     return mask.masked_fill(mask > 1.5, float("-inf")).to(dtype)
-
-
-def attention_module(experts):
-    module = nn.Module().eval()
-    if experts is not None:
-        module.__dict__[BINDING] = experts
-    return module
-
-
-def gated(experts, query, key, value, mask):
-    return fused_attention(attention_module(experts), query, key, value, mask, scaling=SCALING)[0]
-
-
-def extra_key(experts, query, key, value, mask):
-    bias, prefix_value = experts.virtual_token(*experts(query), SCALING)
-    return extra_key_attention(query, key, value, bias, prefix_value.to(value.dtype), mask, SCALING, 0.0).transpose(
-        1, 2
-    )
-
-
-def plain(experts, query, key, value, mask):
-    return prefix_experts.plain_attention(attention_module(experts), query, key, value, mask, scaling=SCALING)[0]
 
 
 FORMS = {"gated": gated, "extra key": extra_key, "plain": plain}

@@ -5,7 +5,7 @@ import torch
 from conftest import tiny_config, tiny_images, tiny_model
 from runs import NUM_TASKS, assert_same_tensors, save_backbone, tiny_trainer
 from safetensors.torch import load_file
-from test_trainer import Stop
+from stopping import Stop
 from transformers import AutoModelForImageClassification
 
 from smope_hf import SMoPEForImageClassification

@@ -4,8 +4,8 @@ import json
 import re
 
 from cli_runs import fails, smope
+from pages import Page, check_self_contained
 from runs import tiny_stream
-from test_report import Page, check_self_contained
 
 from smope_hf.reports.comparison_report import write_comparison
 

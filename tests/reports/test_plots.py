@@ -1,7 +1,6 @@
 """Plots: the files are whole, the pictures show the numbers, and no label is cut or covers another."""
 
 import os
-from itertools import combinations
 
 import matplotlib
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 from matplotlib import pyplot
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from pictures import TASKS, check_labels, check_png, matrix, visible_texts
 from PIL import Image
 
 from smope_hf.metrics.summary import AccuracyMatrix, average_accuracies
@@ -22,55 +22,10 @@ from smope_hf.reports.plots import (
     plot_image_experts,
 )
 
-TASKS = (1, 2, 10, 20, 100)
-
-
-def matrix(num_tasks: int, seed: int = 0, first: float = 1.0) -> np.ndarray:
-    a = np.random.default_rng(seed).uniform(0.6, 0.9, size=(num_tasks, num_tasks))
-    a[0, 0] = first
-    a[np.triu_indices(num_tasks, 1)] = np.nan
-    return a
-
 
 def usage(num_layers: int, heads: int, experts: int) -> list[np.ndarray]:
     rng = np.random.default_rng(1)
     return [rng.integers(0, 50, (heads, experts)) * (rng.random((heads, experts)) > 0.2) for _ in range(num_layers)]
-
-
-def visible_texts(figure: Figure) -> list:
-    """Every text that is drawn: titles, axis labels, ticks within the view, numbers in cells, labels of lines."""
-    texts = [text for legend in figure.legends for text in legend.get_texts()]
-    for axes in [*figure.axes, *(child for axes in figure.axes for child in axes.child_axes)]:
-        texts += [*axes.texts, axes.xaxis.label, axes.yaxis.label, axes.title, axes._left_title]
-        for axis in (axes.xaxis, axes.yaxis):
-            low, high = sorted(axis.get_view_interval())
-            places = axis.get_majorticklocs()
-            ticks = zip(places, axis.get_major_ticks(len(places)), strict=True)
-            texts += [tick.label1 for place, tick in ticks if low <= place <= high]
-    return [text for text in texts if text.get_visible() and text.get_text().strip()]
-
-
-def check_labels(figure: Figure) -> None:
-    drawn = figure.get_tightbbox()
-    width, height = figure.get_size_inches()
-    assert drawn.x0 >= 0 and drawn.y0 >= 0 and drawn.x1 <= width and drawn.y1 <= height
-    boxes = [(text.get_text(), matplotlib.text.Text.get_window_extent(text)) for text in visible_texts(figure)]
-    frame = figure.bbox
-    for text, box in boxes:
-        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= frame.x1 and box.y1 <= frame.y1, f"{text!r} is cut"
-    for (one, first), (other, second) in combinations(boxes, 2):
-        shared_x = min(first.x1, second.x1) - max(first.x0, second.x0)
-        shared_y = min(first.y1, second.y1) - max(first.y0, second.y0)
-        assert min(shared_x, shared_y) <= 0.5, f"{one!r} covers {other!r}"
-
-
-def check_png(path, width: int) -> None:
-    with Image.open(path) as image:
-        assert image.format == "PNG"
-        assert image.width == width
-        pixels = np.asarray(image.convert("RGB"))
-    assert pixels.std() > 15
-    assert os.listdir(path.parent) == [path.name]
 
 
 @pytest.mark.parametrize("num_tasks", [*TASKS, 40])

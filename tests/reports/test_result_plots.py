@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_plots import TASKS, check_labels, check_png, matrix
+from pictures import TASKS, check_labels, check_png, matrix
 
 from smope_hf.metrics.summary import forgetting
 from smope_hf.reports.plots import DARK, LIGHT, plot_costs, plot_forgetting, plot_task_confusion, read_costs

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_images, tiny_model
+from pictures import check_labels, check_png
 from runs import assert_same_tensors, read, save_backbone, tiny_trainer
 from safetensors.torch import load_file
-from test_plots import check_labels, check_png
+from stopping import Stop
 from typer.testing import CliRunner
 
 from smope_hf.cli.program import app
@@ -133,17 +134,6 @@ def test_a_model_keeps_its_own_routing_and_loses_that_of_an_expert_that_moves():
 
 
 # ---------------------------------------------------------------------- of a run
-
-
-class Stop(ContinualCallback):
-    """Kills a run after a task was saved."""
-
-    def __init__(self, index: int):
-        self.index = index
-
-    def on_task_end(self, trainer, task):
-        if task.index == self.index:
-            raise KeyboardInterrupt
 
 
 class Watch(ContinualCallback):

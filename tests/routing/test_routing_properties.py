@@ -5,10 +5,10 @@ import math
 
 import pytest
 import torch
+from attentions import extra_key, gated, plain
 from conftest import tiny_images, tiny_model
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from test_prefix_attention import extra_key, gated, plain
 
 from smope_hf.models import prefix_experts
 from smope_hf.models.prefix_experts import PrefixExperts, membership

@@ -6,16 +6,13 @@ import shutil
 import pytest
 import torch
 from conftest import tiny_images
+from edits import EDITS, edit_tensors, load_model
 from runs import read, save_backbone, tiny_stream, tiny_trainer
-from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageClassification
 
 import smope_hf.storage.checksums
-from smope_hf import ContinualTrainer, SMoPEForImageClassification
+from smope_hf import ContinualTrainer
 from smope_hf.reports.run_folder import RunFolder
-from smope_hf.sharing.checkpoint import load_manifest, load_state, load_statistics
-from smope_hf.sharing.source import find_checkpoint
-from smope_hf.sharing.statistics_file import load_routing
 from smope_hf.storage.checksums import CHECKSUMS_FILE, listed, sha256
 
 FREE = {"README.md", "accuracy_matrix.png", CHECKSUMS_FILE}
@@ -31,49 +28,6 @@ def run(tmp_path_factory):
 @pytest.fixture
 def task(run, tmp_path):
     return shutil.copytree(run, tmp_path / "run") / "task-03"
-
-
-def edit_json(name, **fields):
-    def edit(folder):
-        content = json.loads((folder / name).read_text())
-        (folder / name).write_text(json.dumps({**content, **fields}, indent=2))
-
-    return edit
-
-
-def edit_tensors(name, tensor):
-    """A value that every other check lets through."""
-
-    def edit(folder):
-        tensors = load_file(folder / name)
-        tensors[tensor] = tensors[tensor].clone()
-        tensors[tensor].flatten()[0] += 1
-        save_file(tensors, folder / name, metadata={"format": "pt"})
-
-    return edit
-
-
-def add_seconds(folder):
-    state = read(folder, "trainer_state.json")
-    state["seconds_by_task"][0]["training"] += 1
-    (folder / "trainer_state.json").write_text(json.dumps(state))
-
-
-def add_information(folder):
-    manifest = read(folder, "manifest.json")
-    edit_json("manifest.json", information={**manifest["information"], "note": "mine"})(folder)
-
-
-load_model = SMoPEForImageClassification.from_pretrained
-EDITS = {
-    "config.json": (edit_json("config.json", noise_epsilon=0.41), load_model),
-    "model.safetensors": (edit_tensors("model.safetensors", "prefix_experts.0.usage_counts"), load_model),
-    "class_statistics.safetensors": (edit_tensors("class_statistics.safetensors", "mean"), load_statistics),
-    "trainer_state.json": (add_seconds, load_state),
-    "manifest.json": (add_information, load_manifest),
-    "routing.json": (edit_json("routing.json", noise_epsilon=0.41), load_routing),
-    "preprocessor_config.json": (edit_json("preprocessor_config.json", image_mean=[0.4] * 3), find_checkpoint),
-}
 
 
 def test_every_file_is_listed_but_those_for_people(run):

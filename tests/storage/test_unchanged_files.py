@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from edits import EDITS
 from runs import read, save_backbone, tiny_stream, tiny_trainer
-from test_checksums import EDITS
 
 from smope_hf import (
     ContinualTrainer,

@@ -23,7 +23,8 @@ OPTIONS = {"class_lists": [NAMES[:2], NAMES[2:4], NAMES[4:6]], "max_train_sample
 PROCESSES = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+here = Path(sys.argv[1])
+sys.path[:0] = [str(here), str(here.parent)]
 from test_bad_runs import bad_stream
 from runs import tiny_trainer
 tiny_trainer(sys.argv[2], Path(sys.argv[3]), bad_stream(), on_bad_image="skip", epochs=1).train()
@@ -124,7 +125,7 @@ def test_two_processes_skip_the_same(backbone, skipped, tmp_path):
     script.write_text(PROCESSES)
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    command += [str(Path(__file__).parents[1]), backbone, str(tmp_path / "run")]
+    command += [str(Path(__file__).parent), backbone, str(tmp_path / "run")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("Skipped 2 of ") == 1

@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import launch
 from runs import assert_same_run, read, save_backbone
-from test_examples import ROOT, TINY
-from test_processes import launch
+from tiny_examples import ROOT, TINY
 
 from smope_hf.storage.state_folder import INDEX_FILE, read_content
 

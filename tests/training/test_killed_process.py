@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import launch
 from runs import assert_same_run, save_backbone
-from test_processes import launch
 
 from smope_hf.sharing.checkpoint import load_statistics, saved_tasks
 from smope_hf.sharing.source import find_checkpoint

@@ -1,7 +1,6 @@
 """Two and four processes on one machine learn what one process learns."""
 
 import json
-import os
 import subprocess
 import sys
 from functools import cache
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import DatasetDict
+from processes import launch
 from runs import NUM_TASKS, read, save_backbone, tensors
 
 from smope_hf.data.embedded import digits
@@ -32,16 +32,6 @@ if trainer.accelerator.num_processes > 1:
     if trainer.accelerator.is_main_process:
         assert accuracies == content["accuracy_matrix"][-1]
 """
-
-
-def launch(processes: int, script: Path, *arguments: str) -> str:
-    """Start processes over gloo, as docs/guides/many-processes.md says for a CPU; gives what they print."""
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command = [*command, str(script), str(Path(__file__).parents[1]), *arguments, str(processes)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done.stdout
 
 
 @pytest.fixture(scope="module")

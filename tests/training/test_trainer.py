@@ -19,6 +19,7 @@ from runs import (
     tiny_stream,
     tiny_trainer,
 )
+from stopping import Stop
 from transformers import ViTImageProcessorPil, ViTModel, pipeline
 
 from smope_hf import ContinualTrainer, SMoPEForImageClassification, TaskStream
@@ -173,14 +174,6 @@ def test_another_seed_another_result(backbone, finished, tmp_path):
     tiny_trainer(backbone, tmp_path, seed=1).train()
     key = "model.safetensors/prefix_experts.0.keys"
     assert not torch.equal(tensors(folder / "task-03")[key], tensors(tmp_path / "task-03")[key])
-
-
-class Stop(ContinualCallback):
-    """Ends the run behind its second task, as a lost machine would."""
-
-    def on_task_end(self, trainer, task):
-        if task.index == 1:
-            raise KeyboardInterrupt
 
 
 def test_resumed_equals_uninterrupted(backbone, finished, tmp_path):

@@ -1,4 +1,4 @@
-"""Nobody is handed the whole trainer, and training draws and prints nothing: read from the sources."""
+"""Nobody is handed the whole trainer: read from the sources."""
 
 import ast
 from collections.abc import Iterator
@@ -15,16 +15,6 @@ ALLOWED = {  # method of the trainer's classes, and what it may give the trainer
     ("_tell", "getattr(callback, event)"),  # callbacks are told by it: their interface
     ("_take_folder", "weakref.finalize"),  # lets the folder go when the trainer is gone
 }
-TRAINING = (
-    "callbacks", "compiled_backbone", "continuation", "evaluation", "interruption", "mid_task", "optimization",
-    "other_alignments", "passes", "process_group", "result_files", "routing_recorder", "run_arguments", "run_health",
-    "run_lock", "run_place", "run_room", "run_state", "statistics_pass", "trainer", "trainer_folder", "trainer_hub",
-    "training_phase", "training_routing", "yardsticks",
-)  # fmt: skip
-REPORTS = (
-    "comparison_report", "plot_style", "plots", "report_html", "results", "run_folder", "run_groups", "run_pictures",
-    "run_report", "run_warnings", "terminal",
-)  # fmt: skip
 
 
 def parsed(file: Path) -> ast.Module:
@@ -94,32 +84,3 @@ def test_the_trainer_gives_itself_to_nobody():
                     if bare and (method.name, ast.unparse(call.func)) not in ALLOWED:
                         found.append(f"{file.name}:{call.lineno}: {ast.unparse(call)}")
     assert read == TRAINER and not found
-
-
-def imports(file: Path) -> Iterator[tuple[int, str]]:
-    """The modules of this package that a file imports, wherever in it, with their lines."""
-    for node in ast.walk(parsed(file)):
-        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("smope_hf")):
-            module = (node.module or "").removeprefix("smope_hf").removeprefix(".")
-            for name in [module] if module else [alias.name for alias in node.names]:
-                yield node.lineno, name
-        elif isinstance(node, ast.Import):
-            for alias in node.names:
-                if alias.name.startswith("smope_hf."):
-                    yield node.lineno, alias.name.removeprefix("smope_hf.")
-
-
-def test_training_imports_no_reports():
-    """What a run shows is a callback's to do, which the package enters where it is put together."""
-    found = []
-    for name in TRAINING:
-        for line, module in imports(PACKAGE / f"{name}.py"):
-            if module in REPORTS or module.endswith("_plots") or module.startswith("cli"):
-                found.append(f"{name}.py:{line}: {module}")
-    assert not found
-
-
-def test_what_goes_on_from_a_checkpoint_does_not_know_the_trainer():
-    """The trainer imports these, `continuation` within a function: a circle, if they imported it."""
-    for name in ("continuation", "trainer_folder", "trainer_hub", "callbacks"):
-        assert "trainer" not in {module for _, module in imports(PACKAGE / f"{name}.py")}

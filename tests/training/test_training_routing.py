@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pictures import check_labels, check_png
+from processes import launch
 from runs import NUM_TASKS, TRAIN_PER_CLASS, assert_same_tensors, read, save_backbone, tiny_stream, tiny_trainer
-from test_plots import check_labels, check_png
-from test_processes import launch
-from test_routing_patterns import Stop
+from stopping import Stop
 from typer.testing import CliRunner
 
 from smope_hf.cli.program import app
