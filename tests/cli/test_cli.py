@@ -211,7 +211,7 @@ def test_names_that_stand_for_no_image(place, tmp_path):
 def test_debug_shows_the_traceback(place, arguments):
     arguments = [str(place / part) if part == "vit" else part for part in arguments]
     done = smope(*arguments, code=2)
-    assert "Traceback (most recent call last)" in done.stderr and "cli_inspect.py" in done.stderr
+    assert "Traceback (most recent call last)" in done.stderr and "inspection.py" in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: ")
 
 

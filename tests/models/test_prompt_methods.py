@@ -21,7 +21,7 @@ from smope_hf.models.configuration_prompted import PromptedConfig
 from smope_hf.models.methods.rivals import PROMPT_METHODS
 from smope_hf.models.methods.table import register
 from smope_hf.settings.training_args import ALIGNMENTS
-from smope_hf.sharing.hub_files import code_files
+from smope_hf.sharing.remote_code import code_of
 from smope_hf.training import compiled_backbone
 from smope_hf.training.run_arguments import ModelArguments, method_config
 
@@ -328,5 +328,5 @@ print(json.dumps([type(model.prompts).__name__, model.config.method, method_name
 
 def test_a_model_pushed_with_its_code_takes_every_methods_file_along():
     sources = {Path(inspect.getfile(method)).name for method in PROMPT_METHODS.values()}
-    assert {"method_l2p.py", "method_coda.py"} < sources
-    assert {*sources, "methods.py"} <= {file.name for file in code_files(PromptedForImageClassification)}
+    assert {"l2p.py", "coda.py"} < sources
+    assert {*sources, "table.py"} <= code_of(PromptedForImageClassification).keys()

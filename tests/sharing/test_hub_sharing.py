@@ -118,12 +118,38 @@ def test_a_backbone_without_a_name_goes_along(alice, bob, nameless_run, repo, in
     assert ("auto_map" in config) == remote_code and config.get("base_model_name_or_path") is None
 
 
-def test_the_code_of_every_model_can_go_along():
+def test_the_code_of_every_model_can_go_along(tmp_path):
+    """All in one folder, where transformers finds what a modeling file imports."""
+    from transformers.dynamic_module_utils import get_relative_import_files
+
     from smope_hf.models.registry import MODEL_CLASSES
-    from smope_hf.sharing.hub_files import auto_map, code_files
+    from smope_hf.sharing.remote_code import auto_map, write_code
 
     for model_class in MODEL_CLASSES.values():
-        names = {path.name for path in code_files(model_class)}
-        assert {f"{place.split('.')[0]}.py" for place in auto_map(model_class).values()} < names
+        folder = tmp_path / model_class.__name__
+        folder.mkdir()
+        names = set(write_code(model_class, folder))
+        starts = [folder / f"{place.split('.')[0]}.py" for place in auto_map(model_class).values()]
+        found = {Path(file).name for start in starts for file in [start, *get_relative_import_files(start)]}
+        assert found == names == {file.name for file in folder.iterdir()}
         assert "trainer.py" not in names and "pretrained.py" in names
-    assert {"method_l2p.py", "prompt_methods.py", "prefix_attention.py"} < names
+        assert not any(
+            re.search(r"^\s*(from|import) (\.\.|smope_hf)", file.read_text(), re.M) for file in folder.iterdir()
+        )
+    assert {"l2p.py", "rivals.py", "prefix_attention.py"} < names
+
+
+def test_code_whose_imports_name_no_file_cannot_go_along(tmp_path, monkeypatch):
+    from smope_hf.models.modeling_smope import SMoPEForImageClassification
+    from smope_hf.sharing import remote_code
+
+    for name in ("modeling_smope", "configuration_smope"):
+        (tmp_path / "models").mkdir(exist_ok=True)
+        (tmp_path / "models" / f"{name}.py").write_text("from ..storage import safe_json\n")
+    monkeypatch.setattr(remote_code, "_PACKAGE", tmp_path)
+    with pytest.raises(ValueError, match=r"_smope.py:1 imports from storage.safe_json, which is no module's file"):
+        remote_code.code_of(SMoPEForImageClassification)
+    (tmp_path / "storage").mkdir()
+    (tmp_path / "storage" / "safe_json.py").touch()
+    with pytest.raises(ValueError, match="names the module: from .module import name"):
+        remote_code.code_of(SMoPEForImageClassification)
