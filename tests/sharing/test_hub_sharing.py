@@ -133,9 +133,8 @@ def test_the_code_of_every_model_can_go_along(tmp_path):
         found = {Path(file).name for start in starts for file in [start, *get_relative_import_files(start)]}
         assert found == names == {file.name for file in folder.iterdir()}
         assert "trainer.py" not in names and "pretrained.py" in names
-        assert not any(
-            re.search(r"^\s*(from|import) (\.\.|smope_hf)", file.read_text(), re.M) for file in folder.iterdir()
-        )
+        text = "".join(file.read_text() for file in folder.iterdir())
+        assert not re.search(r"^\s*(from|import) (\.\.|smope_hf)", text, re.MULTILINE)
     assert {"l2p.py", "rivals.py", "prefix_attention.py"} < names
 
 
@@ -147,9 +146,5 @@ def test_code_whose_imports_name_no_file_cannot_go_along(tmp_path, monkeypatch):
         (tmp_path / "models").mkdir(exist_ok=True)
         (tmp_path / "models" / f"{name}.py").write_text("from ..storage import safe_json\n")
     monkeypatch.setattr(remote_code, "_PACKAGE", tmp_path)
-    with pytest.raises(ValueError, match=r"_smope.py:1 imports from storage.safe_json, which is no module's file"):
-        remote_code.code_of(SMoPEForImageClassification)
-    (tmp_path / "storage").mkdir()
-    (tmp_path / "storage" / "safe_json.py").touch()
-    with pytest.raises(ValueError, match="names the module: from .module import name"):
+    with pytest.raises(ValueError, match=r"_smope.py:1 imports from storage, which is no module's file.*from .module"):
         remote_code.code_of(SMoPEForImageClassification)
