@@ -14,7 +14,7 @@ from safetensors import safe_open
 from transformers import AutoImageProcessor, AutoModel
 
 ROOT = Path(__file__).resolve().parents[2]
-BACKBONE = ROOT / "smope_hf" / "embedded" / "letters-vit"
+BACKBONE = ROOT / "smope_hf" / "models" / "embedded" / "letters-vit"
 SCRIPT = ROOT / "examples" / "pretrain_backbone.py"
 
 

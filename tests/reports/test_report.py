@@ -23,6 +23,8 @@ from smope_hf.storage.checksums import CHECKSUMS_FILE
 from smope_hf.training.routing_recorder import RoutingRecorder
 from smope_hf.training.yardsticks import run_yardsticks
 
+WITH_PICTURES = True  # of the runs in this file
+
 HOSTILE = ["<script>x</script>", "</style><img src=http://evil.example>", "a & b", "{{ 7 * 7 }}", "'\"><b>", "a\\b"]
 
 

@@ -11,6 +11,8 @@ from hub_client import Client, RemoteError
 from hub_faults import KILLED, LASTING, PASSING, rule
 from hub_fixtures import PUSH, push, train
 
+WITH_PICTURES = True  # of the runs in this file
+
 pytestmark = pytest.mark.usefixtures("no_faults_left")
 
 

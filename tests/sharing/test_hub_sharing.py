@@ -17,6 +17,8 @@ from smope_hf import SMoPEForImageClassification
 from smope_hf.cli.program import app
 from smope_hf.sharing.hub_files import check_can_be_shared, stage
 
+WITH_PICTURES = True  # of the runs in this file
+
 pytestmark = pytest.mark.usefixtures("no_faults_left")
 
 

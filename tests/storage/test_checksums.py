@@ -15,6 +15,8 @@ from smope_hf import ContinualTrainer
 from smope_hf.reports.run_folder import RunFolder
 from smope_hf.storage.checksums import CHECKSUMS_FILE, listed, sha256
 
+WITH_PICTURES = True  # of the runs in this file
+
 FREE = {"README.md", "accuracy_matrix.png", CHECKSUMS_FILE}
 
 

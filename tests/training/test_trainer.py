@@ -32,6 +32,8 @@ from smope_hf.training.phase import TrainingDivergedError
 from smope_hf.training.statistics_pass import StatisticsStage
 from smope_hf.training.yardsticks import run_yardsticks
 
+WITH_PICTURES = True  # of the runs in this file
+
 
 class Journal(ContinualCallback):
     """Notes what happens."""
