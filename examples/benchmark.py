@@ -44,6 +44,7 @@ from benchmark_records import (
 )
 from torch.utils.flop_counter import FlopCounterMode
 
+from smope_hf.base.printing import say, say_lines
 from smope_hf.metrics.accuracy_matrix import AccuracyMatrix
 from smope_hf.metrics.class_recall import THIRDS
 from smope_hf.models.backbones import load_backbone, weights_fingerprint
@@ -126,7 +127,7 @@ def run(entry: str, seed: int, folder: Path, arguments: list[str]):
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / SETTINGS_FILE, settings_of(arguments))
     if not all((folder / name).is_file() for name in ("metrics.json", PROCESS_FILE)):
-        print(f"{entry}, seed {seed}", flush=True)
+        say(f"{entry}, seed {seed}")
         process = subprocess.Popen([sys.executable, str(TRAIN), *arguments])
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -267,7 +268,7 @@ def write_table(rows: list[dict], folder: Path, note: str):
     lines += ["| " + " | ".join(_cell(row, column) for column in columns) + " |" for row in rows]
     with atomic_path(folder / "results.md") as temporary:
         temporary.write_text("\n".join(lines) + "\n" + (f"\n{note}" if note else ""), encoding="utf-8")
-    print((folder / "results.md").read_text())
+    say_lines((folder / "results.md").read_text())
 
 
 def _cell(row: dict, column: str) -> str:

@@ -31,6 +31,7 @@ from torch.distributions import MultivariateNormal
 from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
 
 from smope_hf import ContinualTrainer, ContinualTrainingArguments, SMoPEForImageClassification, TaskStream
+from smope_hf.base.printing import say_lines
 from smope_hf.heads.alignment import VARIANCE_FLOOR, ClassStatistics, align_classifier
 from smope_hf.models.backbones import load_backbone
 from smope_hf.models.image_processors import load_image_processor
@@ -317,7 +318,7 @@ def main():
     table = as_markdown(rows, settings, rates)
     with atomic_path(args.output_dir / "speed.md") as path:
         path.write_text(table, encoding="utf-8")
-    print(table)
+    say_lines(table)
 
 
 if __name__ == "__main__":

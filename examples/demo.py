@@ -15,6 +15,7 @@ from pathlib import Path
 
 from train import main as train
 
+from smope_hf.base.printing import say
 from smope_hf.data.embedded import NAMES, digits
 from smope_hf.training.run_lock import LOCK_FILE, hold_folder
 
@@ -44,7 +45,7 @@ def main():
     print("A fresh process loads the last checkpoint and classifies three test images:", flush=True)
     checkpoint = str(options.output_dir / "task-05")
     subprocess.run([sys.executable, "-W", "ignore", "-c", CLASSIFY, checkpoint, *images], check=True)
-    print(f"Checkpoints, metrics and plots: {options.output_dir}")
+    say(f"Checkpoints, metrics and plots: {options.output_dir}")
 
 
 def remove_last_demo(folder: Path):

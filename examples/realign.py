@@ -32,6 +32,7 @@ from benchmark_records import read_settings
 from torch import Tensor
 from tune import read_grid
 
+from smope_hf.base.printing import say_lines
 from smope_hf.data.augmentation import Normalization
 from smope_hf.data.batches import DecodedImages, GlobalBatches
 from smope_hf.data.image_check import checked_stream
@@ -271,7 +272,7 @@ def main():
         except (ValueError, OSError) as error:
             sys.exit(f"error: {error}")
         write_json(run / "realigned.json", {"held_out_per_class": options.held_out, "rows": rows})
-        print(f"{run}\n{table(rows)}\n")
+        say_lines(f"{run}\n{table(rows)}\n")
 
 
 def table(rows: list[dict]) -> str:

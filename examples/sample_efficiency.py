@@ -16,6 +16,7 @@ from pathlib import Path
 
 from benchmark_records import read_results
 
+from smope_hf.base.printing import say_lines
 from smope_hf.reports.plots import plot_sample_efficiency
 from smope_hf.storage.files import atomic_path
 from smope_hf.storage.output_check import try_folder
@@ -52,7 +53,7 @@ def write_tables(rows: list[dict], folder: Path):
         lines.append(f"| {samples} | " + " | ".join(_cell(of[method]) for method in methods) + " |")
     with atomic_path(folder / "sample_efficiency.md") as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print((folder / "sample_efficiency.md").read_text())
+    say_lines((folder / "sample_efficiency.md").read_text())
 
 
 def _cell(row: dict) -> str:

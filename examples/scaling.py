@@ -21,6 +21,7 @@ from flops import count_flops
 from transformers import ViTConfig, ViTModel
 
 from smope_hf import SMoPEForImageClassification
+from smope_hf.base.printing import say_lines
 from smope_hf.storage.files import atomic_path, write_json
 from smope_hf.storage.output_check import try_folder
 
@@ -180,7 +181,7 @@ def main():
     table = as_markdown(content)
     with atomic_path(folder / "scaling.md") as path:
         path.write_text(table)
-    print(table)
+    say_lines(table)
 
 
 if __name__ == "__main__":

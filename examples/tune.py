@@ -22,6 +22,7 @@ from pathlib import Path
 
 from sample_efficiency import BENCHMARK, best_rows
 
+from smope_hf.base.printing import say_lines
 from smope_hf.storage.files import atomic_path
 from smope_hf.storage.output_check import try_folder
 
@@ -83,7 +84,7 @@ def write_tables(rows: list[dict], grid: list[str], folder: Path):
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     with atomic_path(folder / "tuning.md") as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print((folder / "tuning.md").read_text())
+    say_lines((folder / "tuning.md").read_text())
 
 
 def _cell(row: dict) -> str:

@@ -1,6 +1,5 @@
 """What happens behind the page when a visitor does something; knows nothing of how the page looks."""
 
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +12,7 @@ from looking import Look, look_at
 from teaching import Lesson, teach
 from visits import Visit, Visits
 
-from smope_hf.base.printable import printable_lines
+from smope_hf.base.printing import say_lines
 
 BROKEN = (
     "Something went wrong on this side, and nothing was changed. Try again; if it stays so, tell the owner of this "
@@ -144,5 +143,5 @@ def explain(error: Exception) -> str:
     """What a visitor is told of an error; one that nobody foresaw goes to the log with its traceback."""
     if isinstance(error, Refused):
         return str(error)
-    print(printable_lines("".join(traceback.format_exception(error))), file=sys.stderr)
+    say_lines("".join(traceback.format_exception(error)), err=True)
     return BROKEN

@@ -12,6 +12,7 @@ import torch
 from PIL.Image import Resampling
 
 from smope_hf import ContinualTrainer, ContinualTrainingArguments, SMoPEForImageClassification, TaskStream
+from smope_hf.base.printing import say
 from smope_hf.data.embedded import NAMES, digits
 from smope_hf.models.backbones import EMBEDDED
 from smope_hf.models.image_processors import load_image_processor
@@ -31,7 +32,7 @@ def first_checkpoint(cache: Path, epochs: int = 6) -> Path:
     """
     run = cache / RUN
     if not run.is_dir():
-        print(f"Learning digits for the demo, once; they are kept in {run}", flush=True)
+        say(f"Learning digits for the demo, once; they are kept in {run}")
         beside = cache / f".{RUN}.{secrets.token_hex(4)}"
         try:
             _train(beside, epochs)

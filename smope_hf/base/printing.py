@@ -42,8 +42,11 @@ def say_once(accelerator, line: object):
 
 
 def print_json(content: dict | list):
-    """Print JSON on stdout, as every parser takes it: values as they are, what cannot be seen as its escape."""
-    _write(printable_json(json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)))
+    """Print JSON on stdout, as every parser takes it: what cannot be seen or written there as JSON's own escape."""
+    text = printable_json(json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False))
+    if _fitting(text, sys.stdout) != text:  # with Python's escapes in it, it would be no JSON
+        text = printable_json(json.dumps(content, indent=2, allow_nan=False))
+    _write(text)
 
 
 def print_rich(*parts):
@@ -90,6 +93,10 @@ def _make_printable(record: logging.LogRecord) -> bool:
 
 def _write(text: str, err: bool = False):
     stream = sys.stderr if err else sys.stdout
+    print(_fitting(text, stream), file=stream, flush=True)
+
+
+def _fitting(text: str, stream) -> str:
+    """The text with escapes for the letters that a terminal or a pipe cannot write."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    # a terminal or a pipe that cannot write a letter gets its escape
-    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    return text.encode(encoding, "backslashreplace").decode(encoding)
