@@ -10,8 +10,6 @@ import typer
 from ..base.printing import print_json, say
 from .options import AsJson, Backbone, Revision
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-
 
 def predict(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Run, checkpoint folder or Hub id.")],
@@ -55,15 +53,20 @@ def predict(
 def find_images(names: list[str]) -> list[Path]:
     """The files that names, folders and patterns stand for, each once, in order.
 
+    Of a folder these are its images as training sees them, and those of a kind that training does not read.
+
     Raises:
         ValueError: when a name stands for nothing.
     """
+    from ..data.image_files import is_image, is_unread_image, list_folder
+
     found: list[Path] = []
     for name in names:
         path = Path(name).expanduser()
         if path.is_dir():
-            files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES and file.is_file()]
-            nothing = f"the folder {name} holds no image ({' '.join(SUFFIXES)})"
+            listed = sorted(path / file for file in list_folder(path)[1] if is_image(file) or is_unread_image(file))
+            files = [file for file in listed if file.is_file()]
+            nothing = f"the folder {name} holds no image (.jpg, .png or the like)"
         elif path.exists() or not glob.has_magic(name):
             files, nothing = [path], ""
         else:
@@ -77,6 +80,7 @@ def find_images(names: list[str]) -> list[Path]:
 
 def check_images(paths: list[Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
     """Look at every image once: those that can be used, and the others with the reason."""
+    from ..data.image_files import is_unread_image
     from ..data.image_reading import UnreadableImage, check_image, reason_of
     from ..storage.foreign_files import read_bytes
 
@@ -85,7 +89,8 @@ def check_images(paths: list[Path]) -> tuple[list[Path], list[tuple[Path, str]]]
         try:
             check_image(read_bytes(path))
         except (UnreadableImage, OSError) as error:
-            bad.append((path, reason_of(error)))
+            advice = "; convert it to .jpg or .png" if is_unread_image(str(path)) else ""
+            bad.append((path, reason_of(error) + advice))
         else:
             good.append(path)
     return good, bad

@@ -18,6 +18,7 @@ from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
 from ..base.named_settings import some_names
 from ..storage.foreign_files import open_regular
+from .image_files import count_endings, is_image, is_unread_image, list_folder
 
 _MOST_OF_A_CARD = 2**20  # its settings stand at its beginning
 _WORDS = "|".join(word for words in SPLIT_KEYWORDS.values() for word in words)
@@ -73,11 +74,11 @@ def check_class_folders(folder: Path, images: dict[str, list[str]]):
 
     Raises:
         ValueError: naming images outside a class folder, folders of images inside one, class folders of one name,
-            class folders and split folders of which no image is read, images that are left out, and images that are in
-            two splits.
+            class folders and split folders of which no image is read, images that are left out or of a kind that is
+            not read, and images that are in two splits.
     """
     read = Counter(path for paths in images.values() for path in set(paths))
-    folders, files = _listing(folder)
+    folders, files = list_folder(folder)
     if any(os.path.basename(path) in ImageFolder.METADATA_FILENAMES for path in files):
         return
     if not any(_place(os.path.dirname(path))[1] for path in read):
@@ -96,9 +97,10 @@ def _problems(read: Counter[str], folders: set[str], files: set[str]) -> dict[st
     depth = min(filter(None, depths.values()))
     if any(_place(name)[0] for name in depths):  # then what lies beside split folders is no data
         folders = {name for name in folders if _place(name)[0]}
-    left_out = {path for path in files - set(read) if _is_image(path) and os.path.dirname(path) in folders}
+    left_out = {path for path in files - set(read) if is_image(path) and os.path.dirname(path) in folders}
     of_images = {above for path in {*read, *left_out} for above in _folders_above(path)}
     unread = {name for name in folders - of_images if _place(name)[1] <= depth}
+    strange = {path for path in files if is_unread_image(path) and os.path.dirname(path) in folders - unread}
     return {
         "images outside a class folder": [path for path in read if depths[os.path.dirname(path)] < depth],
         "folders of images inside a class folder": [name for name in depths if depths[name] > depth],
@@ -106,21 +108,10 @@ def _problems(read: Counter[str], folders: set[str], files: set[str]) -> dict[st
         "folders of which no image can be read (empty, a link, or no .jpg, .png or the like)": [
             name for name in unread if os.path.dirname(name) not in unread
         ],
+        f"images of a kind that is not read ({count_endings(strange)}; convert them to .jpg or .png)": strange,
         "images that are left out (part of a name is taken for a split, or an ending like .Png)": left_out,
         "images in two splits (part of a name is taken for a split)": [path for path in read if read[path] > 1],
     }
-
-
-def _listing(folder: Path) -> tuple[set[str], set[str]]:
-    """All folders, "" for the folder itself, and files, but what is hidden or in folders like __MACOSX: never read."""
-    folders, files = set(), set()
-    for place, inside, names in os.walk(folder):
-        inside[:] = [name for name in inside if not name.startswith((".", "__"))]
-        here = os.path.relpath(place, folder).replace(os.sep, "/") + "/"
-        here = "" if here == "./" else here
-        folders |= {here.rstrip("/"), *(here + name for name in inside)}  # links to folders, too: walk names them only
-        files |= {here + name for name in names if not name.startswith(".")}
-    return folders, files
 
 
 @functools.cache
@@ -147,10 +138,6 @@ def _of_one_name(folders: Iterable[str]) -> list[str]:
     return [name for name, place in places.items() if count[place] > 1]
 
 
-def _is_image(path: str) -> bool:
-    return os.path.splitext(path)[1].lower() in ImageFolder.EXTENSIONS
-
-
 def _some(folder: Path, names: Iterable[str]) -> str:
     return some_names([str(folder / name) for name in sorted(names)])
 
@@ -168,3 +155,17 @@ def _allowed(folder: Path) -> str:
     words = ", ".join(str(split) for split in SPLIT_KEYWORDS)
     with_splits = folder / "train" / "CLASS" / "IMAGE"
     return f"Allowed: {folder / 'CLASS' / 'IMAGE'}, or with split folders ({words}) {with_splits}."
+
+
+def check_any_image(folder: Path):
+    """Refuse a folder of which no file is read, and whose pictures are of kinds that are not.
+
+    Raises:
+        ValueError: counting them by their endings; nothing for a folder without pictures.
+    """
+    strange = [path for path in list_folder(folder)[1] if is_unread_image(path)]
+    if strange:
+        raise ValueError(
+            f"{folder} has no image that can be read, and {len(strange)} of kinds that are not read "
+            f"({count_endings(strange)}): convert them to .jpg or .png. {_allowed(folder)}"
+        )

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from ..base.printable import is_blank, printable
 from .embedded import EMBEDDED, digits
-from .folder_layout import check_class_folders, has_own_configuration, images_by_split
+from .folder_layout import check_any_image, check_class_folders, has_own_configuration, images_by_split
 from .image_places import check_image_places
 
 TEST_SPLIT_NAMES = ("test", "validation", "valid", "val")
@@ -76,7 +76,11 @@ def load_dataset_dict(
 
 
 def _load_folder(folder: Path, config_name: str | None, revision: str | None, data_files: Any) -> datasets.DatasetDict:
-    loaded = _load(folder, config_name, revision=revision, data_files=data_files)
+    try:
+        loaded = _load(folder, config_name, revision=revision, data_files=data_files)
+    except datasets.exceptions.DataFilesNotFoundError:
+        check_any_image(folder)
+        raise
     images = images_by_split(folder, loaded)
     if images is None:
         return loaded
