@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 
 from smope_hf.base.printable import is_blank, printable
 from smope_hf.data.image_reading import MAX_SIDE_RATIO, UnreadableImage, check_size, to_rgb
+from smope_hf.settings.class_names import as_seen, one_form
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 SIDE = 1024  # pixels; larger images are reduced to it, which is more than any backbone here looks at
@@ -77,12 +78,12 @@ class Limits:
         """The name of a new class without needless spaces; refused where it is empty, too long or known already."""
         if printable(name or "") != (name or ""):
             raise Refused("The name has characters that cannot be shown. Type it again, in one line.")
-        name = " ".join((name or "").split())
+        name = one_form(" ".join((name or "").split()))
         if is_blank(name):
             raise Refused("The new class has no name. Type one, such as 'eight'.")
         if len(name) > self.name_length:
             raise Refused(f"The name has {len(name)} characters: at most {self.name_length} are allowed. Shorten it.")
-        same = [label for label in known if label.casefold() == name.casefold()]
+        same = [label for label in known if as_seen(label).casefold() == as_seen(name).casefold()]
         if same:
             raise Refused(
                 f"The model knows a class {same[0]!r} already. Give the new one another name, or choose a revision "

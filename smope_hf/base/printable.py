@@ -79,6 +79,11 @@ def is_blank(text: str) -> bool:
     )
 
 
+def without_hidden(text: str) -> str:
+    """The text without what `printable` would escape."""
+    return "".join(character for character, shown in _looked_at(text) if shown)
+
+
 def _looked_at(text: str) -> Iterator[tuple[str, bool]]:
     """Each character, and whether it can be shown as it is."""
     before = base = ""  # the character before, and the last one that is no mark; none behind an escape

@@ -107,8 +107,9 @@ def add_classes(
 def _chosen(classes: str, data: str, label_column: str | None) -> list[str]:
     """The names between commas; as one name what is the name of a class, the longest first."""
     from ..data.reading import load_class_names
+    from ..settings.class_names import one_form
 
-    parts = classes.split(",")
+    parts = one_form(classes).split(",")
     known = set(load_class_names(data, label_column)) if len(parts) > 1 else set()
     names = []
     while parts:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ..settings.class_names import check_alike, one_form, warn_of_case
 from .manifest import build_manifest, describe_split, describe_task, earlier_runs, skipped_images
 from .split import Task, TaskSplit
 from .tasks import TaskStream
@@ -23,7 +24,8 @@ class ContinuedStream(Sequence[Task]):
             are none. Default: none for any.
 
     Raises:
-        ValueError: when a class of the stream is known already, or there is not one entry for each learned task.
+        ValueError: when a class of the stream is known already or looks like one that is, or there is not one entry
+            for each learned task.
     """
 
     def __init__(
@@ -41,7 +43,7 @@ class ContinuedStream(Sequence[Task]):
         self._manifest: dict[str, Any] | None = None
 
     def _check_new(self, stream: TaskStream):
-        where = {name: task["index"] + 1 for task in self.learned["tasks"] for name in task["class_names"]}
+        where = {one_form(name): task["index"] + 1 for task in self.learned["tasks"] for name in task["class_names"]}
         known = [f"{name!r} (task {where[name]})" for name in stream.class_names if name in where]
         if known:
             name = next(name for name in stream.class_names if name in where)
@@ -51,6 +53,9 @@ class ContinuedStream(Sequence[Task]):
                 "(class_lists, or --classes on the command line, names the classes to learn), or rename them if they "
                 "are other classes."
             )
+        others = [name for task in self.learned["tasks"] for name in task["class_names"]]
+        check_alike(stream.class_names, "the model and the new classes", others)
+        warn_of_case(stream.class_names, "the model and the new classes", others)
 
     @property
     def name(self) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ..base.named_settings import some_names
+from ..settings.class_names import one_form
 from .partition import RowSampler
 from .reading import (
     TEST_SPLIT_NAMES,
@@ -60,6 +61,7 @@ def load_known_tests(
     image_column = find_image_column(features, image_column)
     label_column = find_label_column(features, label_column)
     classes = read_classes(dataset, [split], label_column)
+    class_tasks = [[one_form(name) for name in task] for task in class_tasks]  # older checkpoints have other forms
     known = [name for task in class_tasks for name in task]
     _check_classes(name_or_path, split, classes, known, ignore_unknown)
     sampler = RowSampler(seed, 0.0, 0.0, None, max_per_class)

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..base.printable import is_blank, printable
+from ..settings.class_names import one_form
 from .embedded import EMBEDDED, digits
 from .folder_layout import check_any_image, check_class_folders, has_own_configuration, images_by_split
 from .image_places import check_image_places
@@ -239,24 +240,6 @@ def find_test_split(
     return test_split
 
 
-def check_tests(stream: Sequence):
-    """Refuse tasks without test images, for a run that measures itself from its first task on.
-
-    Args:
-        stream: the [`Task`]s.
-
-    Raises:
-        ValueError: naming the first task that has none.
-    """
-    lacking = [task.index + 1 for task in stream if task.test is None or len(task.test) == 0]
-    if lacking:
-        raise ValueError(
-            f"Task {lacking[0]} has no test images, and a run from the first task on measures its accuracy on every "
-            "task. Give the data a split to test on, or set test_fraction (for example 0.2). allow_no_test is for new "
-            "classes of a model that has learned others: ContinualTrainer.from_checkpoint."
-        )
-
-
 @dataclass(frozen=True)
 class Classes:
     """The classes of a data set in its own order, and the class of every row.
@@ -265,21 +248,23 @@ class Classes:
         names: Names of the classes.
         kind: "ClassLabel", "string" or "integer".
         labels: Per split, the position of each row's class in `names`; int64 (rows,).
+        numbered: The name behind each value of a `ClassLabel`, where two of them may be one class. Default: `names`.
     """
 
     names: list[str]
     kind: str
     labels: dict[str, np.ndarray]
+    numbered: list[str] | None = None
 
     def position(self, value: Any) -> int:
         """Position of a class given by its name or by its value in the label column."""
-        name = value
+        name = one_form(value) if isinstance(value, str) else value
         if not isinstance(value, str | bool) and isinstance(value, SupportsIndex) and self.kind != "string":
             index = operator.index(value)
             if self.kind == "integer":
                 name = str(index)
-            elif 0 <= index < len(self.names):
-                return index
+            elif 0 <= index < len(numbered := self.numbered or self.names):
+                name = numbered[index]
         if name not in self.names:
             close = difflib.get_close_matches(str(value), self.names) or self.names[:5]
             raise ValueError(
@@ -298,7 +283,8 @@ def read_classes(dataset: datasets.DatasetDict, splits: Sequence[str], label_col
         label_column: A `ClassLabel`, string or integer column.
 
     Returns:
-        The classes: `ClassLabel` names in their own order, or the distinct values of all splits, sorted.
+        The classes: `ClassLabel` names in their own order, or the distinct values of all splits, sorted. Names are in
+        one Unicode form; those that differ by their form alone are one class.
 
     Raises:
         ValueError: If a row has no label, or the column is missing in a split, or has another type there.
@@ -308,15 +294,17 @@ def read_classes(dataset: datasets.DatasetDict, splits: Sequence[str], label_col
         raise ValueError(f"label_column={label_column!r} must have the same type in all splits; found {kinds}")
     kind = kinds[splits[0]]
     columns = {split: _distinct_labels(dataset[split], split, label_column) for split in splits}
-    values = list(dict.fromkeys(value for distinct, _ in columns.values() for value in distinct))
+    numbered = list(dict.fromkeys(value for distinct, _ in columns.values() for value in distinct))
+    form = {value: one_form(value) if isinstance(value, str) else value for value in numbered}
+    values = list(dict.fromkeys(form.values()))
     if kind != "ClassLabel":
         values.sort()
     positions = {value: position for position, value in enumerate(values)}
     labels = {
-        split: np.array([positions[value] for value in distinct], dtype=np.int64)[codes]
+        split: np.array([positions[form[value]] for value in distinct], dtype=np.int64)[codes]
         for split, (distinct, codes) in columns.items()
     }
-    return Classes([str(value) for value in values], kind, labels)
+    return Classes([str(value) for value in values], kind, labels, [str(form[value]) for value in numbered])
 
 
 def _distinct_labels(dataset: datasets.Dataset, split: str, label_column: str) -> tuple[list[Any], np.ndarray]:

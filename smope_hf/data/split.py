@@ -233,3 +233,21 @@ class Task:
     def with_splits(self, change: Callable[["Task", str], TaskSplit]) -> "Task":
         """The same task with each of its splits replaced: `change(task, name)` gives what stands in its place."""
         return replace(self, **{name: change(self, name) for name in self.splits})
+
+
+def check_tests(stream: Sequence):
+    """Refuse tasks without test images, for a run that measures itself from its first task on.
+
+    Args:
+        stream: the [`Task`]s.
+
+    Raises:
+        ValueError: naming the first task that has none.
+    """
+    lacking = [task.index + 1 for task in stream if task.test is None or len(task.test) == 0]
+    if lacking:
+        raise ValueError(
+            f"Task {lacking[0]} has no test images, and a run from the first task on measures its accuracy on every "
+            "task. Give the data a split to test on, or set test_fraction (for example 0.2). allow_no_test is for new "
+            "classes of a model that has learned others: ContinualTrainer.from_checkpoint."
+        )

@@ -9,7 +9,7 @@ import datasets
 import numpy as np
 
 from ..base.named_settings import some_names
-from ..settings.class_names import check_class_names
+from ..settings.class_names import check_alike, check_class_names, warn_of_case
 from ..storage.output_check import check_text
 from .manifest import build_manifest
 from .partition import RowSampler, check_max_tasks, class_groups
@@ -59,8 +59,8 @@ class TaskStream(Sequence[Task]):
         name: Name of the data set in reports. Default "dataset"; `load` takes it from the source.
 
     Raises:
-        ValueError: If an option is wrong, an image has no label, a class has no name that can be seen, or no image to
-            train or to test on.
+        ValueError: If an option is wrong, an image has no label, a class has no name that can be seen and told from
+            the others', or no image to train or to test on.
     """
 
     def __init__(
@@ -120,7 +120,10 @@ class TaskStream(Sequence[Task]):
         names = [[classes.names[position] for position in group] for group in groups]
         self.class_names: list[str] = [name for group in names[:max_tasks] for name in group]
         chosen = {position: classes.names[position] for group in groups for position in group}
-        check_class_names(chosen, f"label_column={self.label_column!r}", _NAME_IT)
+        where = f"label_column={self.label_column!r}"
+        check_class_names(chosen, where, _NAME_IT)
+        check_alike(chosen.values(), where)
+        warn_of_case(chosen.values(), where)
         self.options: dict[str, Any] = {
             **sizes,
             "class_lists": None if class_lists is None else names,

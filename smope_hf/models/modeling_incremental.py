@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..settings.class_names import check_class_names
+from ..settings.class_names import check_alike, check_class_names, one_form
 from ..storage.config_guard import check_class_count
 from .backbones import EMBEDDED, build_backbone, family_of, load_backbone, weights_fingerprint
 from .forward_pass import ForwardPass
@@ -231,7 +231,7 @@ class IncrementalClassifier(ForwardPass, AdapterCheckpointMixin, PreTrainedModel
         The head's old rows stay bit-equal; new ones are drawn from torch's generator.
 
         Args:
-            class_names: the new classes, in the order of their ids.
+            class_names: the new classes, in the order of their ids; they are kept in one Unicode form (NFC).
 
         Raises:
             TypeError: when the names are not a sequence of text.
@@ -242,13 +242,16 @@ class IncrementalClassifier(ForwardPass, AdapterCheckpointMixin, PreTrainedModel
         check_class_count(len(known) + len(names))
         if isinstance(class_names, str) or not all(isinstance(name, str) for name in names):
             raise TypeError(f"class_names = {class_names!r} is not allowed. Give a list of text, one for each class.")
-        repeated = [name for name, times in Counter(names).items() if times > 1 or name in known]
+        names = [one_form(name) for name in names]
+        forms = {one_form(name) for name in known}  # an older checkpoint may have another
+        repeated = [name for name, times in Counter(names).items() if times > 1 or name in forms]
         if not names or repeated:
             raise ValueError(
                 f"begin_task got {'the classes ' + repr(repeated) + ' again' if repeated else 'no class'}. Give at "
                 f"least one class name, and only names the model does not know; it knows {len(known)}."
             )
         check_class_names(dict(enumerate(names)), "begin_task", "Give each class a name that can be read.")
+        check_alike(names, "begin_task", known)
         self.before_task(len(self.config.tasks))
         first = len(known)
         self.classifier = self.classifier.grown(len(names))

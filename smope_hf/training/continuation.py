@@ -7,6 +7,7 @@ from ..data.continued_stream import ContinuedStream
 from ..data.split import TaskSplit
 from ..data.tasks import TaskStream
 from ..models.image_processors import load_image_processor
+from ..settings.class_names import one_form
 from ..settings.recipe_guard import arguments_to_go_on
 from ..settings.training_args import CLOSED_FORMS, ContinualTrainingArguments, check_alignment
 from ..sharing.checkpoint import (
@@ -132,6 +133,7 @@ def checkpoint_to_continue(
     if origin is None:
         return source
     added = [task["class_names"] for task in load_manifest(source.folder)["tasks"][origin["num_tasks"] :]]
+    added = [[one_form(name) for name in names] for names in added]
     same = added == [list(task.class_names) for task in stream][: len(added)]
     before = task_folder(checkpoint, origin["num_tasks"] - 1)
     return find_checkpoint(before) if same and before.is_dir() else source

@@ -16,9 +16,8 @@ from ..data.augmentation import BatchAugmentation, Normalization, as_trained, pr
 from ..data.continued_stream import ContinuedStream
 from ..data.image_check import checked_stream
 from ..data.image_store import DecodedImages, ImageStore
-from ..data.reading import check_tests
 from ..data.seeding import derive_generator, derive_seed
-from ..data.split import TaskSplit
+from ..data.split import TaskSplit, check_tests
 from ..data.tasks import Task, TaskStream
 from ..heads.alignment import ClassStatistics, align_classifier, check_images_suffice
 from ..metrics.accuracy_matrix import AccuracyMatrix

@@ -91,6 +91,11 @@ def test_names_of_new_classes():
     }.items():
         with pytest.raises(Refused, match=message):
             LIMITS.check_name(name, ["cat"])
+    for known in ("caf\u00e9", "cafe\u0301", "Cafe\u0301 ", "ca\u200bfé"):
+        for name in ("caf\u00e9", "cafe\u0301"):
+            with pytest.raises(Refused, match="knows a class"):
+                LIMITS.check_name(name, ["cat", known])
+    assert LIMITS.check_name("cafe\u0301", ["cat"]) == "caf\u00e9"
 
 
 def test_numbers_of_images_and_lessons():

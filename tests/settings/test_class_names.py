@@ -11,8 +11,10 @@ from conftest import tiny_model
 from datasets import ClassLabel, DatasetDict, Value
 from digit_data import NAMES, make, write_folders
 
+from smope_hf.data.continued_stream import ContinuedStream
 from smope_hf.data.known_tasks import load_known_tests
 from smope_hf.data.tasks import TaskStream
+from smope_hf.settings.class_names import check_alike, one_form, told_apart
 
 BLANK = {
     "empty": "", "a space": " ", "blanks": " \t\n", "a control character": "\x07", "an escape": "\x1b",
@@ -187,3 +189,104 @@ def test_values_that_are_not_as_declared_are_named_with_the_columns(tmp_path, mo
         ValueError, match=f"cannot be read .*{shown}.* 'image' Image, 'label' ClassLabel: correct that"
     ):
         TaskStream.load(folder, num_tasks=2)
+
+
+# ---------------------------------------------------------------------- names that look alike
+
+COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
+ALIKE = [("one", "one "), ("one", "\u200bone"), ("one", "o\u200bne"), ("a b", "a  b"), ("a b", "a\u00a0b"),
+         ("a b", "a\nb"), ("one", " one"), ("one", "one\ufeff"),
+         ("猫", "猫\u3164"), (COMPOSED, DECOMPOSED + " ")]  # fmt: skip
+
+
+def test_one_name_in_two_forms_is_one_class(tmp_path):
+    data = renamed(c3=COMPOSED, c4=DECOMPOSED)
+    stream = TaskStream(data, num_tasks=3, shuffle_classes=False)
+    rows = {split: np.isin(data[split]["label"], (3, 4)).sum() for split in data}
+    assert stream.class_names == [*NAMES[:3], COMPOSED, *NAMES[5:]]
+    assert (stream[1].train.labels == 3).sum() == rows["train"] and (stream[1].test.labels == 3).sum() == rows["test"]
+    listed = TaskStream(data, class_lists=[[DECOMPOSED, 5], [9]])
+    assert listed.class_names == [COMPOSED, NAMES[5], NAMES[9]]
+    data.save_to_disk(tmp_path / "data")
+    for name in (COMPOSED, DECOMPOSED):  # what an older checkpoint may have
+        tests = load_known_tests(tmp_path / "data", [["a"], [name]], ignore_unknown=True)
+        assert tests[0] is None and len(tests[1]) == rows["test"]
+
+
+def test_splits_may_have_a_name_in_different_forms():
+    data = renamed(c3=COMPOSED)
+    data["test"] = renamed(c3=DECOMPOSED)["test"]
+    assert TaskStream(data, num_tasks=5, shuffle_classes=False).class_names == [*NAMES[:3], COMPOSED, *NAMES[4:]]
+    texts = {
+        split: rows.remove_columns("label").add_column("label", [names[label] for label in rows["label"]])
+        for (split, rows), names in zip(
+            make().items(), ([*NAMES[:3], COMPOSED, *NAMES[4:]], [*NAMES[:3], DECOMPOSED, *NAMES[4:]])
+        )
+    }
+    assert COMPOSED in TaskStream(DatasetDict(texts), num_tasks=5, label_column="label").class_names
+
+
+@pytest.mark.parametrize(("first", "second"), ALIKE, ids=ascii)
+def test_names_that_look_alike_are_refused_with_both_told_apart(first, second):
+    with pytest.raises(ValueError, match="differ by blanks or invisible characters alone") as error:
+        TaskStream(renamed(c3=first, c4=second), num_tasks=5)
+    shown = [" ".join(told_apart(one_form(name)).split()) for name in (first, second)]  # as the command line shows it
+    assert shown[0] != shown[1] and all(name in str(error.value) for name in shown)
+    rest = [[other for index, other in enumerate(NAMES) if index != 3]]
+    assert TaskStream(renamed(c3=first), class_lists=rest).num_classes == 9
+    model = tiny_model(num_labels=0)
+    with pytest.raises(ValueError, match="begin_task: the classes .* differ by blanks"):
+        model.begin_task([first, second])
+    model.begin_task([first])
+    with pytest.raises(ValueError, match="begin_task: the classes .* differ by blanks"):
+        model.begin_task([second])
+
+
+def test_a_model_keeps_names_in_one_form_and_knows_them_in_each():
+    model = tiny_model(num_labels=0)
+    model.begin_task([DECOMPOSED])
+    assert model.config.id2label == {0: COMPOSED}
+    for name in (COMPOSED, DECOMPOSED):
+        with pytest.raises(ValueError, match="begin_task got the classes .* again"):
+            model.begin_task([name])
+
+
+@pytest.mark.parametrize("known", [[DECOMPOSED, COMPOSED, "one", "one "], [DECOMPOSED]], ids=ascii)
+def test_names_of_an_older_checkpoint_load_as_they_are(tmp_path, known):
+    model = tiny_model(num_labels=0)
+    model.begin_task([f"c{index}" for index in range(len(known))])
+    model.config.id2label = dict(enumerate(known))
+    model.config.label2id = {name: index for index, name in enumerate(known)}
+    model.save_pretrained(tmp_path, include_backbone=True)
+    loaded = type(model).from_pretrained(tmp_path)
+    assert list(loaded.config.id2label.values()) == known
+    check_alike(["new"], "begin_task", known)  # among each other they may be alike
+    with pytest.raises(ValueError, match="again"):
+        loaded.begin_task([COMPOSED])
+
+
+def test_what_differs_by_case_alone_is_warned_of_by_name():
+    with pytest.warns(UserWarning, match="small and capital letters alone: 'one' and 'One'"):
+        stream = TaskStream(renamed(c3="one", c4="One"), num_tasks=5, shuffle_classes=False)
+    assert stream.class_names[3:5] == ["one", "One"]
+
+
+@pytest.mark.parametrize("names", [("hot dog", "hotdog"), ("می\u200cخواهم", "میخواهم"), ("ß", "ss"), ("a", "á")])
+def test_names_that_look_different_are_two_classes(names, recwarn):
+    assert TaskStream(renamed(c3=names[0], c4=names[1]), num_tasks=5).num_classes == 10
+    assert not [one for one in recwarn if "small and capital" in str(one.message)]
+
+
+def learned(*names) -> dict:
+    return {"tasks": [{"index": 0, "class_names": list(names), "class_ids": list(range(len(names)))}],
+            "num_classes": len(names), "name": "old"}  # fmt: skip
+
+
+def test_new_classes_are_compared_with_those_of_a_checkpoint():
+    stream = TaskStream(renamed(c3=COMPOSED, c4="One"), class_lists=[[COMPOSED, "One"]])
+    with pytest.raises(ValueError, match="knows these classes already"):
+        ContinuedStream(learned(DECOMPOSED), stream)
+    with pytest.raises(ValueError, match=r"'One\\x20' and 'One' differ by blanks"):
+        ContinuedStream(learned("One "), stream)
+    with pytest.warns(UserWarning, match="letters alone: 'ONE' and 'One'"):
+        assert ContinuedStream(learned("ONE"), stream).num_classes == 3
