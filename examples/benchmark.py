@@ -15,8 +15,7 @@ The folder gets results.csv, results.md, average_accuracy.png and costs.png: FAA
 deviation over the seeds, in percent), trained parameters, GFLOPs of an image's forward pass in training and in
 evaluation, seconds of each stage for a task, and peak memory (of the last process where a run was resumed); with an
 imbalance factor also the recall of the head, middle and tail third of the classes. Runs on other tasks than the first
-one's are refused, and so are another backbone than theirs and a folder whose runs were begun with other settings than
-those given.
+one's are refused, and so are another backbone than theirs and a folder whose runs have other settings than given.
 
 Each run's folder has a record.json with all that the table says of it. The records alone are enough to make the table
 again, or to add methods to it: copy them into a folder of the same layout and give the same command.
@@ -44,6 +43,7 @@ from benchmark_records import (
 )
 from torch.utils.flop_counter import FlopCounterMode
 
+from smope_hf.base.home import home_path
 from smope_hf.base.printing import say, say_lines
 from smope_hf.metrics.accuracy_matrix import AccuracyMatrix
 from smope_hf.metrics.class_recall import THIRDS
@@ -290,7 +290,7 @@ def main():
     parser.add_argument("--methods", required=True, help="separated by commas; by spaces where they have settings")
     parser.add_argument("--alignments", default="", help="alignments to compare, separated by commas; default one")
     parser.add_argument("--seeds", default="0", help="training seeds, separated by commas")
-    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--output_dir", type=home_path, required=True)
     options, rest = parser.parse_known_args()
     if options.recipe:
         rest = [options.recipe, *rest]

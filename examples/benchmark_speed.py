@@ -31,6 +31,7 @@ from torch.distributions import MultivariateNormal
 from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
 
 from smope_hf import ContinualTrainer, ContinualTrainingArguments, SMoPEForImageClassification, TaskStream
+from smope_hf.base.home import expanded, home_path
 from smope_hf.base.printing import say_lines
 from smope_hf.heads.alignment import VARIANCE_FLOOR, ClassStatistics, align_classifier
 from smope_hf.models.backbones import load_backbone
@@ -292,14 +293,16 @@ def as_markdown(rows: list[Row], settings: dict, rates: dict[str, float]) -> str
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", default="vit-b16", help="vit-b16 (random weights), Hub id or folder")
+    parser.add_argument(
+        "--backbone", type=expanded, default="vit-b16", help="vit-b16 (random weights), Hub id or folder"
+    )
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
     parser.add_argument("--repetitions", type=int, default=5, help="pairs of each comparison")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--throughput", action="store_true", help="also images/s: eager, bf16, compiled, ONNX")
     parser.add_argument("--quick", action="store_true", help="a tiny backbone: shows the script, not the method")
-    parser.add_argument("--output_dir", type=Path, default=Path("runs/speed"))
+    parser.add_argument("--output_dir", type=home_path, default=Path("runs/speed"))
     args = parser.parse_args()
     try_folder(args.output_dir, "--output_dir")
     torch.set_num_threads(args.threads)

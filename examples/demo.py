@@ -15,6 +15,7 @@ from pathlib import Path
 
 from train import main as train
 
+from smope_hf.base.home import home_path
 from smope_hf.base.printing import say
 from smope_hf.data.embedded import NAMES, digits
 from smope_hf.training.run_lock import LOCK_FILE, hold_folder
@@ -36,7 +37,7 @@ for path, (best, *_) in zip(sys.argv[2:], classifier(sys.argv[2:])):
 
 def main():
     parser = argparse.ArgumentParser(description="Learn digits task after task and use the result.")
-    parser.add_argument("--output_dir", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--output_dir", type=home_path, default=Path("runs/demo"))
     parser.add_argument("--num_threads", default="2")
     options = parser.parse_args()
     remove_last_demo(options.output_dir)  # a run that goes on there is not

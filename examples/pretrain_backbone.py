@@ -27,6 +27,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
 
+from smope_hf.base.home import home_path
 from smope_hf.storage.output_check import try_folder
 
 LICENSE_NOTE = "weights trained by this script; fonts are those shipped by matplotlib (DejaVu, STIX, ...), Apache-2.0"
@@ -168,7 +169,7 @@ def save(backbone: ViTModel, directory: Path) -> str:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, default=Path("smope_hf/models/embedded/letters-vit"))
+    parser.add_argument("--output_dir", type=home_path, default=Path("smope_hf/models/embedded/letters-vit"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch_size", type=int, default=128)

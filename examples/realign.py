@@ -32,6 +32,7 @@ from benchmark_records import read_settings
 from torch import Tensor
 from tune import read_grid
 
+from smope_hf.base.home import expanded, home_path
 from smope_hf.base.printing import say_lines
 from smope_hf.data.augmentation import Normalization
 from smope_hf.data.batches import DecodedImages, GlobalBatches
@@ -235,11 +236,15 @@ def arguments_of(combination: str, args, closed_form: str | None = None):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run of examples/benchmark.py")
+    parser.add_argument(
+        "runs", nargs="+", type=home_path, metavar="RUN", help="folder of a run of examples/benchmark.py"
+    )
     parser.add_argument("--grid", required=True, help="name=value,value; several separated by spaces")
     parser.add_argument("--held_out", type=int, default=0, help="training images of each class to choose by")
-    parser.add_argument("--dataset", required=True)
-    parser.add_argument("--backbone", help="default: what the checkpoints name, or their own that was trained")
+    parser.add_argument("--dataset", type=expanded, required=True)
+    parser.add_argument(
+        "--backbone", type=expanded, help="default: what the checkpoints name, or their own that was trained"
+    )
     parser.add_argument("--num_threads", type=int, help="default: torch's own choice")
     options = parser.parse_args()
     if options.num_threads:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from benchmark_records import read_results
 
+from smope_hf.base.home import home_path
 from smope_hf.base.printing import say_lines
 from smope_hf.reports.plots import plot_sample_efficiency
 from smope_hf.storage.files import atomic_path
@@ -75,7 +76,7 @@ def curves(rows: list[dict]) -> dict[str, tuple[list[int], list[float], list[flo
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--samples", default="10,25,50,100,250,500", help="training images of a class, by commas")
-    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--output_dir", type=home_path, required=True)
     options, rest = parser.parse_known_args()
     try:
         numbers = sorted({int(number) for number in options.samples.split(",")})

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from sample_efficiency import BENCHMARK, best_rows
 
+from smope_hf.base.home import home_path
 from smope_hf.base.printing import say_lines
 from smope_hf.storage.files import atomic_path
 from smope_hf.storage.output_check import try_folder
@@ -98,7 +99,7 @@ def main():
     parser.add_argument("--methods", required=True, help="separated by commas; by spaces where they have settings")
     parser.add_argument("--grid", required=True, help="name=value,value; several separated by spaces")
     parser.add_argument("--validation_fraction", default="0.1", help="share of each class's training images set aside")
-    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--output_dir", type=home_path, required=True)
     options, rest = parser.parse_known_args()
     if any(given.split("=")[0] in ("--evaluate_on", "--evaluate-on") for given in rest):
         sys.exit("error: --evaluate_on is not allowed here: settings are chosen on validation images.")

@@ -47,7 +47,7 @@ def main(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that what visitors sent is deleted then too
     scratch, server, visits = Path(tempfile.mkdtemp(prefix="smope-space-")), None, None
     try:
-        server, visits = open_page(scratch, checkpoint, test_data, columns, cache, host, port)
+        server, visits = open_page(scratch, checkpoint, test_data, columns, cache.expanduser(), host, port)
         print(f"The page is open at {server.url} (Ctrl-C ends it)", flush=True)
         threading.Event().wait()
     except (ValueError, OSError) as error:

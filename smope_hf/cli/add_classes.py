@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..base.home import expanded
 from ..base.printing import say_once
 from ..settings.training_args import ContinualTrainingArguments
 from .options import Backbone, ImageColumn, LabelColumn, Revision, given, with_options
@@ -78,7 +79,7 @@ def add_classes(
     test_options = {"split": test_split, "image_column": test_image_column, "label_column": test_label_column}
     if test_data is None and any(value is not None for value in test_options.values()):
         raise ValueError("--test-split, --test-image-column and --test-label-column are of --test-data: give it too")
-    cache = settings.get("image_cache_dir")
+    cache = expanded(settings.get("image_cache_dir"))
     with folder_taken(output, cache):  # before any image is read
         if classes is not None:
             tasks = {"class_lists": [_chosen(classes, data, label_column)]}

@@ -31,7 +31,7 @@ def info(
     be_quiet()
     checkpoint = find_checkpoint(model, revision)
     report = {"model": str(checkpoint), "revision": revision, **describe_checkpoint(checkpoint.folder)}
-    run = Path(model).expanduser()
+    run = Path(model)
     report["run"] = describe_run(run) if run.is_dir() else []
     print_json(report) if as_json else _print_report(report)
 

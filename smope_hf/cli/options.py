@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperCommand
 
+from ..base.home import expanded
 from ..settings.checked_arguments import field_kind
 
 CONTEXT = {
@@ -21,6 +22,11 @@ _PLACEHOLDERS = {
     str: "TEXT", int: "INT", float: "NUM",
     list[int]: "INT,INT,...", list[float]: "NUM,NUM", list[str]: "NAME,NAME,...",
 }  # fmt: skip
+PLACES = ("recipe", "model", "runs", "folder", "images", "data", "test_data", "backbone", "output")
+"""Parameters of commands that may be a place on this machine. In them ~ is the home folder, whatever the shell did.
+
+Those that are settings of a dataclass are in its own list.
+"""
 _LEFT_COLUMN = 34  # characters: "--max-train-samples-per-class INT" fits
 
 Revision = Annotated[
@@ -36,6 +42,14 @@ LabelColumn = Annotated[str | None, typer.Option(metavar="NAME", help="Default: 
 
 class Command(TyperCommand):
     """A command whose help page has its options in panels of two columns."""
+
+    def invoke(self, ctx):
+        for name in PLACES:
+            value = ctx.params.get(name)
+            if value is not None:
+                several = isinstance(value, (list, tuple))
+                ctx.params[name] = type(value)(map(expanded, value)) if several else expanded(value)
+        return super().invoke(ctx)
 
     def collect_usage_pieces(self, ctx):
         """Arguments without the braces that typer puts around a metavar."""

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..base.home import expanded
 from ..base.printing import print_json, say
 from .options import AsJson, Backbone, Revision
 
@@ -62,7 +63,7 @@ def find_images(names: list[str]) -> list[Path]:
 
     found: list[Path] = []
     for name in names:
-        path = Path(name).expanduser()
+        path = expanded(Path(name))
         if path.is_dir():
             listed = sorted(path / file for file in list_folder(path)[1] if is_image(file) or is_unread_image(file))
             files = [file for file in listed if file.is_file()]

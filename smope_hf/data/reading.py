@@ -14,6 +14,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
+from ..base.home import expanded
 from ..base.printable import is_blank, printable
 from ..settings.class_names import one_form
 from .embedded import EMBEDDED, digits
@@ -52,7 +53,7 @@ def load_dataset_dict(
     """
     if name_or_path == EMBEDDED:
         return digits()
-    folder = Path(name_or_path).expanduser()
+    folder = expanded(Path(name_or_path))
     if folder.is_dir() and ((folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()):
         given = {"config_name": config_name, "revision": revision, "data_files": data_files}
         if any(value is not None for value in given.values()):

@@ -8,6 +8,7 @@ from typing import Any
 import datasets
 import numpy as np
 
+from ..base.home import expanded
 from ..base.named_settings import some_names
 from ..settings.class_names import check_alike, check_class_names, warn_of_case
 from ..storage.output_check import check_text
@@ -167,7 +168,7 @@ class TaskStream(Sequence[Task]):
         """
         check_text(str(name_or_path), "dataset")  # manifests tell it
         dataset = load_dataset_dict(name_or_path, config_name=config_name, revision=revision, data_files=data_files)
-        folder = Path(name_or_path).expanduser()
+        folder = expanded(Path(name_or_path))
         # the manifest travels with checkpoints: a folder's place on this machine is nobody's business there
         source = folder.resolve().name if folder.is_dir() else str(name_or_path)
         if options.get("name") is None:

@@ -9,6 +9,7 @@ from typing import Any
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, PROCESSOR_NAME
 from transformers.utils.hub import resolve_revision
 
+from ..base.home import expanded
 from ..storage.config_guard import read_config_content
 from ..storage.safe_json import ADVICE, read_json, shown
 from ..storage.weight_files import find_file
@@ -117,7 +118,7 @@ def load_image_processor(name_or_path: str | os.PathLike, revision: str | None =
         OSError: when there is no such file.
         ImportError: for a type that needs torchvision, where it is not installed.
     """
-    classes, content, source = find_image_processor(local_name(os.fspath(name_or_path)), revision)
+    classes, content, source = find_image_processor(local_name(expanded(os.fspath(name_or_path))), revision)
     return _available(classes, source).from_dict(content)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ..base.home import expanded
 from ..settings.class_names import check_alike, check_class_names, one_form
 from ..storage.config_guard import check_class_count
 from .backbones import EMBEDDED, build_backbone, family_of, load_backbone, weights_fingerprint
@@ -140,7 +141,7 @@ class IncrementalClassifier(ForwardPass, AdapterCheckpointMixin, PreTrainedModel
             ValueError: for a backbone family that is not supported or a wrong field.
         """
         if isinstance(backbone, str):
-            name = backbone
+            name = expanded(backbone)
             backbone, revision = load_backbone(name, revision, use_safetensors=use_safetensors)
         else:
             name = backbone.config.name_or_path or None

@@ -8,6 +8,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import resolve_revision
 
+from ..base.home import expanded
 from ..storage.checkpoint_guard import (
     build_on_meta,
     check_adapter_values,
@@ -67,6 +68,7 @@ class AdapterCheckpointMixin:
         Raises:
             ValueError: for `include_backbone=False` on a backbone that has no name to load it by.
         """
+        save_directory = expanded(save_directory)
         if include_backbone is None:
             include_backbone = self.saves_backbone
         if not include_backbone and not self._names_backbone:
@@ -109,7 +111,7 @@ class AdapterCheckpointMixin:
                 hostile content; the message names the file and the field (StrictDataclassError for some fields).
             OSError: when the checkpoint or its base model is not found.
         """
-        name = pretrained_model_name_or_path
+        name, backbone = expanded(pretrained_model_name_or_path), expanded(backbone)
         hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
         if name is None or kwargs.get("gguf_file"):
             return super().from_pretrained(name, *model_args, config=config, revision=revision, **kwargs)

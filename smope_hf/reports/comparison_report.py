@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..base.home import expanded
 from ..base.printable import printable
 from ..data.manifest import manifest_differences
 from ..metrics.summary import metrics_where_measured
@@ -58,8 +59,9 @@ def write_comparison(runs: Sequence[str | os.PathLike], output: str | os.PathLik
         "story": "; ".join(f"{name}: {run.method}" for name, run in opened.items()) + ".",
         "parts": [_part(part, first, index if len(parts) > 1 else None) for index, part in enumerate(parts)],
     }
+    output = expanded(Path(output))
     write_html(output, "comparison.html", context)
-    return Path(output)
+    return output
 
 
 def _part(runs: dict[str, RunFolder], first: RunFolder, index: int | None) -> dict:

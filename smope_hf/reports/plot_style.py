@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ..base.home import expanded
 from ..storage.files import atomic_path
 
 LIGHT = {
@@ -63,7 +64,8 @@ def style_axes(axes: Axes, theme: Mapping, which: str = "major") -> None:
 
 def save(figure: Figure, path: str | os.PathLike, dpi: int) -> None:
     """Write a figure as .png or .svg; the file appears whole or not at all."""
-    suffix = Path(path).suffix.lower()
+    path = expanded(Path(path))
+    suffix = path.suffix.lower()
     if suffix not in (".png", ".svg"):
         raise ValueError(f"cannot write the plot {str(path)!r}: the file name must end in .png or .svg")
     undated = {"metadata": {"Date": None}} if suffix == ".svg" else {}  # the same plot is the same file

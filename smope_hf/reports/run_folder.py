@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..base.home import expanded
 from ..metrics.accuracy_matrix import AccuracyMatrix
 from ..models.registry import config_of
 from ..routing.record import PATTERNS_FILE, load_patterns
@@ -38,7 +39,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path = expanded(Path(path))
         self.tasks = [self.path] if (self.path / STATE_FILE).is_file() else saved_tasks(self.path)
         results = self._results()
         self.finished = results is not None
@@ -192,7 +193,7 @@ def open_runs(paths: Sequence[str | Path]) -> dict[str, RunFolder]:
         ValueError: when one is given twice.
         FileNotFoundError: when a folder holds no run.
     """
-    parts = [Path(path).resolve().parts for path in paths]
+    parts = [expanded(Path(path)).resolve().parts for path in paths]
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["/".join(path[-depth:]) for path in parts]
         if len(set(names)) == len(paths):

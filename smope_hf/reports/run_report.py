@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from ..base.formatting import LONGEST_NAME, names_in_short
+from ..base.home import expanded
 from ..base.printable import printable
 from ..metrics.summary import metrics_where_measured
 from ..sharing.inspection import describe_checkpoint
@@ -41,7 +42,7 @@ def write_report(run: str | os.PathLike, output: str | os.PathLike | None = None
         ValueError: when one of its files is broken; the message names it.
     """
     opened = RunFolder(run)
-    output = Path(output) if output else opened.path / REPORT_FILE
+    output = expanded(Path(output)) if output else opened.path / REPORT_FILE
     write_html(output, "run.html", _context(opened))
     return output
 

@@ -5,6 +5,7 @@ import typing
 from dataclasses import fields
 from typing import ClassVar
 
+from ..base.home import expanded
 from ..base.named_settings import MAX_NUMBER, NamedSettings
 
 _KINDS = {
@@ -22,11 +23,15 @@ class CheckedArguments(NamedSettings):
 
     Attributes:
         limits: by name of a field, least and most of a number, or of a list's entries. Default: any finite number.
+        paths: names of the fields that may be a place on this machine. In them ~ is the home folder.
     """
 
     limits: ClassVar[dict[str, tuple[float, float]]] = {}
+    paths: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self):
+        for name in self.paths:
+            setattr(self, name, expanded(getattr(self, name)))
         for setting in fields(self):
             value = getattr(self, setting.name)
             kind, optional = field_kind(type(self), setting.name)

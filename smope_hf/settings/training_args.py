@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field, fields
 
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
+from ..base.home import expanded
 from ..base.named_settings import MAX_NUMBER, MAX_SEED, MAX_THREADS, MAX_WHOLE, NamedSettings
 from ..storage.safe_json import shown
 
@@ -24,6 +25,7 @@ LEARNING = (  # decide the result: in the recipe, and taken from the checkpoint 
     "mixed_precision", "gradient_checkpointing", "torch_compile",  # these round: without them no bit is the same
 )  # fmt: skip
 ROUNDING = ("eval_batch_size",)  # moves the last bits alone: not in the recipe, but taken from the checkpoint
+PATHS = ("output_dir", "image_cache_dir")  # in them ~ is the home folder
 OWN = (
     "output_dir", "image_cache_dir", "image_cache_gib", "dataloader_num_workers",  # their machine
     "save_checkpoints", "checkpoint_every", "resume", "on_bad_image",  # what becomes of their images and their work
@@ -116,6 +118,8 @@ class ContinualTrainingArguments(NamedSettings):
     hub_remote_code: bool = _setting(False, "Push the model's code too, for machines without smope_hf.")
 
     def __post_init__(self):
+        for name in PATHS:
+            setattr(self, name, expanded(getattr(self, name)))
         for name in ("crop_scale", "crop_ratio", "compare_alignments"):
             if isinstance(getattr(self, name), tuple):
                 setattr(self, name, list(getattr(self, name)))  # as JSON gives it back to a run that is resumed

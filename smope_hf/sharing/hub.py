@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from huggingface_hub import CommitOperationDelete, GitCommitInfo, HfApi
 from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 
+from ..base.home import expanded
 from ..base.printable import printable
 from ..models.registry import config_of
 from ..storage.checksums import CHECKSUMS_FILE, listed
@@ -106,6 +107,7 @@ def push_run(
         PushConflictError: when the repository holds other commits, or other models under these tags.
         PushError: when the Hub refuses or cannot be reached, after some attempts.
     """
+    run_dir, backbone = expanded(run_dir), expanded(backbone)
     folders = saved_tasks(run_dir, first)
     if not folders:
         raise FileNotFoundError(f"{run_dir} holds no task-NN folder. Give the folder of a run, its --output_dir.")

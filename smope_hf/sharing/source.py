@@ -11,6 +11,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from ..base.home import expanded
 from ..base.printable import printable
 from ..models.modeling_incremental import IncrementalClassifier
 from ..models.pretrained import WEIGHTS
@@ -79,7 +80,7 @@ def find_checkpoint(
         OSError: when there is no such checkpoint; the message says what was looked for.
         ValueError: when one of its JSON files is broken or hostile; the message names the file and the field.
     """
-    path = Path(name_or_path).expanduser()
+    path = expanded(Path(name_or_path))
     source = _find_folder(path, revision) if path.is_dir() else _download(name_or_path, revision, token)
     source = replace(source, seen=identities(file for file in source.folder.iterdir() if file.suffix in LOADED))
     for file in sorted(source.folder.glob("*.json")):  # before libraries that trust them read them

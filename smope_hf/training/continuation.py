@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..base.home import expanded
 from ..data.continued_stream import ContinuedStream
 from ..data.split import TaskSplit
 from ..data.tasks import TaskStream
@@ -68,7 +69,7 @@ def continue_from(
         OSError: when the checkpoint or its base model is not found.
         FileExistsError: when the output folder holds tasks behind the checkpoint's already, or those of another run.
     """
-    resume = settings.get("resume", False)
+    resume, output_dir, backbone = settings.get("resume", False), expanded(output_dir), expanded(backbone)
     source = checkpoint_to_continue(checkpoint, stream, output_dir, revision=revision, resume=resume, token=token)
     saved = load_state(source.folder)
     learned = load_manifest(source.folder)
@@ -123,6 +124,7 @@ def checkpoint_to_continue(
         FileNotFoundError: when it lacks what training needs to go on, as a folder of `save_pretrained` alone does.
         OSError, ValueError: as `find_checkpoint` and `load_state`.
     """
+    checkpoint, output_dir = expanded(checkpoint), expanded(output_dir)
     source = find_checkpoint(checkpoint, revision, token=token)
     if missing := missing_to_go_on((path.name for path in source.folder.iterdir()), f" in {source}"):
         raise FileNotFoundError(missing)

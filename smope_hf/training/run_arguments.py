@@ -4,6 +4,7 @@ import argparse
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
+from ..base.home import expanded
 from ..base.named_settings import MAX_EXPERTS, MAX_NUMBER, MAX_SEED, MAX_THREADS, MAX_WHOLE, nearest_name
 from ..models.methods.table import METHODS
 from ..settings.checked_arguments import CheckedArguments
@@ -19,6 +20,7 @@ JOINT = {"method": "finetune", "joint": True}  # what the method "joint" stands 
 class ModelArguments(CheckedArguments):
     """The backbone, the method, and the experts of SMoPE."""
 
+    paths = ("backbone",)
     limits = {
         "prompt_layers": (0, MAX_WHOLE), "num_experts": (1, MAX_EXPERTS), "top_k": (1, MAX_EXPERTS),
         "noise_epsilon": (0, 1), "router_loss_coef": (0, MAX_NUMBER), "prototype_loss_coef": (0, MAX_NUMBER),
@@ -60,6 +62,7 @@ class ModelArguments(CheckedArguments):
 class DataArguments(CheckedArguments):
     """The data set and its tasks."""
 
+    paths = ("dataset",)
     limits = {
         "num_tasks": (1, MAX_WHOLE), "classes_per_task": (1, MAX_WHOLE), "max_tasks": (1, MAX_WHOLE),
         "class_order_seed": (-MAX_SEED, MAX_SEED),
@@ -127,6 +130,7 @@ def read_recipe(path: str | Path) -> dict:
         OSError: when the file cannot be read.
         ValueError: when it is not such a file, or a name is unknown; the message says the nearest known name.
     """
+    path = expanded(path)
     recipe = load_recipe(path)
     if not isinstance(recipe, dict):
         raise ValueError(f"{path} holds no settings: one line `name: value` for each is needed, such as `epochs: 5`")

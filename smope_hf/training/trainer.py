@@ -11,6 +11,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 
+from ..base.home import expanded
 from ..base.printing import say_once
 from ..data.augmentation import BatchAugmentation, Normalization, as_trained, processed_size
 from ..data.continued_stream import ContinuedStream
@@ -141,7 +142,7 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub, TellsCallbacks):
         """A trainer that teaches a saved model new classes; see `smope_hf.training.continuation.continue_from`."""
         from .continuation import continue_from
 
-        cache = options.get("image_cache_dir")
+        output_dir, cache = expanded(output_dir), expanded(options.get("image_cache_dir"))
         with folder_taken(str(output_dir), cache if isinstance(cache, str) else None):  # before anything is loaded
             return continue_from(cls, checkpoint, stream, output_dir=output_dir, **options)
 
