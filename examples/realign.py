@@ -242,9 +242,7 @@ def main():
     parser.add_argument("--grid", required=True, help="name=value,value; several separated by spaces")
     parser.add_argument("--held_out", type=int, default=0, help="training images of each class to choose by")
     parser.add_argument("--dataset", type=expanded, required=True)
-    parser.add_argument(
-        "--backbone", type=expanded, help="default: what the checkpoints name, or their own that was trained"
-    )
+    parser.add_argument("--backbone", type=expanded, help="default: what the checkpoints name, or their own trained")
     parser.add_argument("--num_threads", type=int, help="default: torch's own choice")
     options = parser.parse_args()
     if options.num_threads:

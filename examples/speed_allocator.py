@@ -26,9 +26,7 @@ def page_faults(run: Callable[[], object]) -> int:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--backbone", type=expanded, default="vit-b16", help="vit-b16 (random weights), Hub id or folder"
-    )
+    parser.add_argument("--backbone", type=expanded, default="vit-b16", help="vit-b16 (random), Hub id or folder")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
     parser.add_argument("--repetitions", type=int, default=9, help="passes of each model")

@@ -42,6 +42,8 @@ def one_form(name: str) -> str:
 
 def as_seen(name: str) -> str:
     """What people see of a name: in one form, without invisible characters, any blanks as one space."""
+    if name.isascii() and name.isprintable():  # of the most, in a fraction of the time
+        return " ".join(name.split())
     spaced = "".join(" " if character.isspace() else character for character in one_form(name))
     return " ".join(without_hidden(spaced).split())
 

@@ -27,6 +27,7 @@ from smope_hf.cli.program import app
 from smope_hf.data.embedded import digits
 from smope_hf.reports.plots import plot_average_accuracy, plot_costs
 from smope_hf.reports.run_report import write_report
+from smope_hf.settings.class_names import one_form
 from smope_hf.sharing.hub_files import stage
 from smope_hf.sharing.model_card import build_card, card_of
 from smope_hf.storage.checksums import update_checksums
@@ -40,6 +41,7 @@ HOSTILE = [
     "$\\frac{ \\(x\\) =cmd|' /C calc'!A0 www.evil.example a@evil.example",
     "z" + "\u0301" * 50 + "y" * 100_000,
 ]
+LEARNED = [one_form(name) for name in HOSTILE]  # as a model keeps them
 FOLDERS = ["\x1b[31mred", "\u202eeert", "one\ttwo\x07", "[red]x[bold] :smile:"]
 FILES = [
     "\x1b]0;owned\x07.png",
@@ -142,10 +144,10 @@ def test_json_holds_the_names_as_they_are_and_shows_nothing_hidden(place, comman
     assert done.exit_code == 0 and printable_lines(done.stdout) == done.stdout
     content = json.loads(done.stdout)
     if command == "predict":
-        assert {entry["label"] for entry in content[0]["predictions"]} == set(HOSTILE)
+        assert {entry["label"] for entry in content[0]["predictions"]} == set(LEARNED)
         assert {Path(entry["image"]).name for entry in content} == set(FILES)
     else:
-        assert {name for task in content["tasks"] for name in task["classes"]} == set(HOSTILE)
+        assert {name for task in content["tasks"] for name in task["classes"]} == set(LEARNED)
 
 
 @pytest.mark.slow
@@ -154,7 +156,7 @@ def test_a_class_is_still_asked_for_by_its_own_name(place, tmp_path):
                   "--test-fraction", "0.2", "--classes", f"{FOLDERS[0]},{FOLDERS[2]}").stdout  # fmt: skip
     assert "\\x1b[31mred" in shown and "one\\ttwo\\x07" in shown
     config = json.loads((tmp_path / "more" / "task-04" / "config.json").read_text())
-    assert set(config["id2label"].values()) == {*HOSTILE, FOLDERS[0], FOLDERS[2]}
+    assert set(config["id2label"].values()) == {*LEARNED, FOLDERS[0], FOLDERS[2]}
     assert "(4 images)" in shown or "(5 images)" in shown
 
 
@@ -368,7 +370,9 @@ def test_names_as_stored_are_the_data_sets_own(place):
         config = json.loads((place / kind / "task-03" / "config.json").read_text())
         manifest = json.loads((place / kind / "manifest.json").read_text())
         assert (
-            set(config["id2label"].values()) == set(names) == {n for t in manifest["tasks"] for n in t["class_names"]}
+            set(config["id2label"].values())
+            == set(map(one_form, names))
+            == {n for t in manifest["tasks"] for n in t["class_names"]}
         )
         weights = [
             (place / k / "task-03" / "class_statistics.safetensors").stat().st_size for k in ("benign", "hostile")
