@@ -21,7 +21,7 @@ from flops import count_flops
 from transformers import ViTConfig, ViTModel
 
 from smope_hf import SMoPEForImageClassification
-from smope_hf.base.home import home_path
+from smope_hf.base.home import expanded
 from smope_hf.base.printing import say_lines
 from smope_hf.storage.files import atomic_path, write_json
 from smope_hf.storage.output_check import try_folder
@@ -34,6 +34,7 @@ SIZES = {
     "ViT-B/16, 224": (Shape(768, 12, 197, 16, 6, 12), 224),
 }
 CLASSES = 10
+RECORDS = Path(__file__).parent / "records/cifar100-short/smope"
 
 
 def build(shape: Shape, image_size: int) -> SMoPEForImageClassification:
@@ -155,11 +156,11 @@ def as_markdown(content: dict) -> str:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=home_path, default="runs/scaling")
+    parser.add_argument("--output_dir", type=expanded, default="runs/scaling")
     parser.add_argument("--images", type=int, default=8, help="images of a batch")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--records", type=home_path, default=Path(__file__).parent / "records/cifar100-short/smope")
+    parser.add_argument("--records", type=expanded, default=str(RECORDS))
     args = parser.parse_args()
     try_folder(args.output_dir, "--output_dir")
     torch.set_num_threads(args.threads)
@@ -167,7 +168,7 @@ def main():
     content = {
         "settings": vars(args),
         "sizes": {name: check(*size, args.images, args.repetitions) for name, size in SIZES.items()},
-        "shares": recorded_shares(args.records),
+        "shares": recorded_shares(Path(args.records)),
         "prediction": {"shape": asdict(LARGE), "run": asdict(THOUSAND), "machine": asdict(ASSUMED)},
         "stages": THOUSAND.stages(LARGE),
         "hours": predicted(THOUSAND, LARGE, ASSUMED),
@@ -176,7 +177,7 @@ def main():
         "all_checkpoints_bytes": all_of_them,
         "evaluation_overtakes_training_at_task": overtaken(THOUSAND, LARGE),
     }
-    folder = args.output_dir
+    folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "scaling.json", content)
     table = as_markdown(content)
