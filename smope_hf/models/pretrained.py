@@ -1,9 +1,10 @@
 """Saving and loading: a checkpoint of experts and head alone, or one with the backbone in it."""
 
 import os
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import resolve_revision
@@ -53,7 +54,13 @@ class AdapterCheckpointMixin:
     def _names_backbone(self) -> bool:
         return self.config.base_model_name_or_path is not None and not self.trains_backbone
 
-    def save_pretrained(self, save_directory, include_backbone: bool | None = None, state_dict=None, **kwargs):
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        include_backbone: bool | None = None,
+        state_dict: dict[str, Tensor] | None = None,
+        **kwargs: Any,
+    ):
         """Save experts, routing state and head; the backbone where it is asked for, came along, or has no name.
 
         Args:
@@ -89,7 +96,13 @@ class AdapterCheckpointMixin:
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path, *model_args, config=None, backbone=None, revision=None, **kwargs
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *model_args,
+        config: PreTrainedConfig | str | os.PathLike | None = None,
+        backbone: str | os.PathLike | PreTrainedModel | None = None,
+        revision: str | None = None,
+        **kwargs: Any,
     ):
         """Load a checkpoint; an adapter-only one together with its base model, at the revision it was trained on.
 

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
+from transformers import BaseImageProcessor
 
 from ..base.printing import say_once
 from ..data.augmentation import BatchAugmentation, Normalization, as_trained, processed_size
@@ -75,7 +76,7 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub, TellsCallbacks):
         model: IncrementalClassifier,
         args: ContinualTrainingArguments,
         stream: TaskStream | ContinuedStream,
-        image_processor,
+        image_processor: BaseImageProcessor,
         callbacks: Sequence[ContinualCallback] = (),
         state: RunState | None = None,
     ):
