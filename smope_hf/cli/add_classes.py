@@ -17,7 +17,7 @@ SETTINGS = (
     "flip_probability", "alignment", "alignment_epochs", "alignment_batch_ratio", "alignment_learning_rate",
     "alignment_shrinkage", "drift_compensation",
     "mixed_precision", "gradient_checkpointing", "torch_compile", "image_cache_gib", "image_cache_dir",
-    "dataloader_num_workers", "on_bad_image", "checkpoint_every", "resume", "hub_private_repo",
+    "dataloader_num_workers", "on_bad_image", "on_duplicate", "checkpoint_every", "resume", "hub_private_repo",
     "hub_include_backbone", "hub_remote_code", "hub_license",
 )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """Continual-learning metrics on the accuracy matrix.
 
-Entry a[t][j] is the accuracy, after learning task t, on the test images of task j: fractions in [0, 1], tasks counted
-from 0; percent appears only where numbers are shown. With T tasks:
+Entry `a[t][j]` is the accuracy, after learning task t, on the test images of task j. It is a fraction in [0, 1], and
+tasks are counted from 0; percent appears only where numbers are shown. With T tasks:
 
     FAA = mean_j a[T-1][j]
     CAA = mean_t mean_{j<=t} a[t][j]
@@ -59,7 +59,7 @@ def average_accuracies(matrix: ArrayLike) -> np.ndarray:
         matrix: accuracy matrix (T, T), fractions.
 
     Returns:
-        Array (T,): entry t is the mean of a[t][j] over j <= t.
+        Array (T,): entry t is the mean of `a[t][j]` over j <= t.
 
     Raises:
         ValueError: the matrix is not valid, see `as_accuracy_matrix`.
@@ -157,7 +157,7 @@ def forward_transfer(matrix: ArrayLike, baseline: ArrayLike | None = None) -> fl
     """FWT: mean accuracy on each task just before it is learned, above a baseline such as chance.
 
     Args:
-        matrix: accuracy matrix (T, T), fractions; a[j-1][j] given for every j >= 1, else FWT is not defined.
+        matrix: accuracy matrix (T, T), fractions; `a[j-1][j]` given for every j >= 1, else FWT is not defined.
         baseline: accuracies (T,) of an untrained model or of chance, fractions; entry 0 is not used. Default: None.
 
     Returns:

@@ -56,6 +56,7 @@ class IncrementalClassifier(ForwardPass, AdapterCheckpointMixin, PreTrainedModel
     _supports_sdpa = True
     _supports_attention_backend = True
     _keep_in_fp32_modules_strict = {"classifier", "prefix_experts", "prompts"}
+    _keep_in_fp32_modules = _keep_in_fp32_modules_strict  # which quantizers leave as they are
 
     BINDING: str  # where an attention module finds its part
     records_usage = False  # whether `update_usage` has something to count
@@ -155,7 +156,9 @@ class IncrementalClassifier(ForwardPass, AdapterCheckpointMixin, PreTrainedModel
             attn_implementation=attn_implementation,
             **config_fields,
         )
-        return cls(config, backbone=backbone)
+        model = cls(config, backbone=backbone)
+        model.probe_backbone()
+        return model
 
     @classmethod
     def _attention_name(cls, attn_implementation: str | None) -> str:

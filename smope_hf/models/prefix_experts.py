@@ -32,7 +32,15 @@ class PrefixExperts(nn.Module):
         routing: "masked" keeps experts that were never used out of evaluation; "unmasked" does not.
     """
 
-    def __init__(self, num_heads, head_dim, num_experts=25, top_k=5, noise_epsilon=0.4, routing="masked"):
+    def __init__(
+        self,
+        num_heads: int,
+        head_dim: int,
+        num_experts: int = 25,
+        top_k: int = 5,
+        noise_epsilon: float = 0.4,
+        routing: str = "masked",
+    ):
         super().__init__()
         shape = (num_heads, num_experts, head_dim)
         self.top_k, self.noise_epsilon, self.routing = top_k, noise_epsilon, routing

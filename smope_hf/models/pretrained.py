@@ -1,14 +1,18 @@
 """Saving and loading: a checkpoint of experts and head alone, or one with the backbone in it."""
 
+import contextlib
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, logging
 from transformers.utils.hub import resolve_revision
 
 from ..base.home import expanded
+from ..base.printable import printable
 from ..storage.checkpoint_guard import (
     build_on_meta,
     check_adapter_values,
@@ -20,7 +24,10 @@ from ..storage.checksums import check_file, update_checksums
 from ..storage.config_guard import BACKBONE_OPTION, check_base_name, check_same_backbone, read_config, sizes_of
 from ..storage.unchanged_files import check_unchanged, identities
 from ..storage.weight_files import find_checksums, find_file, find_pickle, find_weights, keep_one_layout, read_headers
+from .backbone_probe import BackboneProbe, has_adapters
 from .backbones import EMBEDDED, build_backbone, load_backbone, weights_fingerprint
+
+logger = logging.get_logger(__name__)
 
 BACKBONE_PREFIX = "backbone."
 SHARDS = f"model-{'[0-9]' * 5}-of-{'[0-9]' * 5}.safetensors"
@@ -44,6 +51,7 @@ class AdapterCheckpointMixin:
     """
 
     is_standalone: bool = False
+    backbone_probe: BackboneProbe | None = None  # of a backbone that has a name to load it by
 
     @property
     def saves_backbone(self) -> bool:
@@ -54,35 +62,95 @@ class AdapterCheckpointMixin:
     def _names_backbone(self) -> bool:
         return self.config.base_model_name_or_path is not None and not self.trains_backbone
 
-    def save_pretrained(self, save_directory, include_backbone: bool | None = None, state_dict=None, **kwargs):
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        include_backbone: bool | None = None,
+        state_dict: dict[str, Tensor] | None = None,
+        **kwargs: Any,
+    ):
         """Save experts, routing state and head; the backbone where it is asked for, came along, or has no name.
+
+        A backbone that is no longer the base model it was loaded as, since it was trained or adapters were merged into
+        it, is saved too, with a warning. Of a model that was loaded with a `quantization_config` experts and head are
+        saved as they are, for the base model as it is on the Hub.
 
         Args:
             save_directory: folder to write to.
             include_backbone: True for a standalone model; False for experts and head alone (about 2 MB for a
-                ViT-B). Default: True when the backbone has no name to load it by, or when the model was loaded from a
-                standalone checkpoint (`is_standalone`), else False.
+                ViT-B). Default: True when the backbone has no name to load it by, when it has changed since, or when
+                the model was loaded from a standalone checkpoint (`is_standalone`), else False.
             state_dict: weights to save instead of the model's own.
             **kwargs: as in transformers.
 
         Raises:
-            ValueError: for `include_backbone=False` on a backbone that has no name to load it by.
+            ValueError: for `include_backbone=False` on a backbone that has no name to load it by, or that has changed
+                since it was loaded; for PEFT adapters that are not merged; for a quantised backbone to be saved.
         """
         save_directory = expanded(save_directory)
-        if include_backbone is None:
-            include_backbone = self.saves_backbone
+        include_backbone = self._includes_backbone(include_backbone)
+        state_dict = self.state_dict() if state_dict is None else state_dict
+        if not include_backbone:
+            state_dict = without_backbone(state_dict)
+        with self._as_not_quantised():
+            super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
+        if os.path.isdir(save_directory) and kwargs.get("is_main_process", True):
+            keep_one_layout(save_directory)
+            update_checksums(save_directory, (CONFIG_NAME, *WEIGHTS))
+
+    def _includes_backbone(self, asked: bool | None) -> bool:
+        """Whether the backbone is saved, where that was asked for or not."""
+        if has_adapters(self):
+            raise ValueError(
+                "The model has PEFT adapters, of which a checkpoint would hold nothing. Merge them into the weights "
+                "first: with model.backbone = get_peft_model(...).merge_and_unload() the backbone is saved with them."
+            )
+        changed = None if self.backbone_probe is None else self.backbone_probe.change(self.backbone)
+        quantised = getattr(self, "hf_quantizer", None) is not None
+        include_backbone = asked
+        if asked is None:
+            include_backbone = self.saves_backbone or (changed is not None and not quantised)
+        if quantised and include_backbone:
+            raise ValueError(
+                "The backbone is quantised, and a checkpoint holds none like that. Save with include_backbone=False "
+                "(experts and head, for the base model that was quantised), or load the model without "
+                "quantization_config and save that."
+            )
         if not include_backbone and not self._names_backbone:
             raise ValueError(
                 "include_backbone = False, but this backbone has no base_model_name_or_path to load it from again. "
                 "Save with include_backbone=True, or make the model with from_backbone(name)."
             )
-        state_dict = self.state_dict() if state_dict is None else state_dict
-        if not include_backbone:
-            state_dict = without_backbone(state_dict)
-        super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
-        if os.path.isdir(save_directory) and kwargs.get("is_main_process", True):
-            keep_one_layout(save_directory)
-            update_checksums(save_directory, (CONFIG_NAME, *WEIGHTS))
+        if changed is not None and not quantised:
+            name = self.config.base_model_name_or_path
+            if not include_backbone:
+                raise ValueError(
+                    f"include_backbone = False, but {changed}: with the base model {name!r} the checkpoint would be "
+                    "another model. Save with include_backbone=True."
+                )
+            if asked is None and not self.saves_backbone:
+                told = f"{changed}: it is saved with the model, since {name!r} is no longer its base model."
+                logger.warning(printable(told))
+        return include_backbone
+
+    @contextlib.contextmanager
+    def _as_not_quantised(self) -> Iterator[None]:
+        """What is saved of a quantised model belongs to its base model as it is: nothing in it is quantised."""
+        quantizer = getattr(self, "hf_quantizer", None)
+        if quantizer is None:
+            yield
+            return
+        settings = self.config.quantization_config
+        self.hf_quantizer = None
+        del self.config.quantization_config
+        try:
+            yield
+        finally:
+            self.hf_quantizer, self.config.quantization_config = quantizer, settings
+
+    def probe_backbone(self):
+        """Keep what the backbone is now, so that `save_pretrained` sees whether it has changed."""
+        self.backbone_probe = BackboneProbe(self.backbone) if self._names_backbone else None
 
     def _upload_modified_files(self, working_dir, *args, **kwargs):
         """Of transformers' `save_pretrained(push_to_hub=True)`: hashes that stayed there would be of other files."""
@@ -91,7 +159,13 @@ class AdapterCheckpointMixin:
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path, *model_args, config=None, backbone=None, revision=None, **kwargs
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *model_args,
+        config: PreTrainedConfig | str | os.PathLike | None = None,
+        backbone: str | os.PathLike | PreTrainedModel | None = None,
+        revision: str | None = None,
+        **kwargs: Any,
     ):
         """Load a checkpoint; an adapter-only one together with its base model, at the revision it was trained on.
 
@@ -138,6 +212,7 @@ class AdapterCheckpointMixin:
         loaded.name_or_path = loaded.config.name_or_path = str(name)
         loaded.is_standalone = standalone
         loaded.freeze_backbone()
+        loaded.probe_backbone()
         return model
 
 

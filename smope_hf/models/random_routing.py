@@ -20,10 +20,10 @@ class RandomExperts(PrefixExperts):
 
     Args:
         layer: the backbone's number of the layer; each has an R of its own.
-        shape: as for [`PrefixExperts`]: heads, size of one head, experts, K, noise and routing.
+        *shape: as for [`PrefixExperts`]: heads, size of one head, experts, K, noise and routing.
     """
 
-    def __init__(self, layer: int, *shape):
+    def __init__(self, layer: int, *shape: int | float | str):
         super().__init__(*shape)
         self.layer = layer
         # signs in int8 are the same numbers in every precision that the model is loaded in or cast to

@@ -4,6 +4,7 @@ from collections import Counter
 
 import numpy as np
 
+from ..data.duplicates import Duplicates
 from ..data.image_check import SKIPPED_FILE
 from ..data.manifest import protocol_hash
 from ..metrics.summary import metrics_where_measured
@@ -21,7 +22,15 @@ _MOST_NAMED = 12
 
 def warnings_of_run(run: RunFolder) -> list[str]:
     """Everything in a run that is likely to hurt: a sentence on the trouble, then its remedy."""
-    found = [*_progress(run), *_skipped(run), *_health(run), *_accuracies(run), *_yardsticks(run), *_protocol(run)]
+    found = [
+        *_progress(run),
+        *_skipped(run),
+        *_duplicates(run),
+        *_health(run),
+        *_accuracies(run),
+        *_yardsticks(run),
+        *_protocol(run),
+    ]
     found += map(change_warning, run.content.get("version_changes", []))
     if run.tasks:
         return found + describe_checkpoint(run.tasks[-1])["warnings"]
@@ -57,6 +66,12 @@ def _skipped(run: RunFolder) -> list[str]:
         f"{first['reason']}. {SKIPPED_FILE} lists all. Replace them and run again; results with and without them "
         "cannot be compared."
     ]
+
+
+def _duplicates(run: RunFolder) -> list[str]:
+    found = run.content.get("duplicate_images")
+    sentences = Duplicates(**found).sentences if found else []
+    return [f"{one} Remove one of each (--on-duplicate error refuses them), and run again." for one in sentences]
 
 
 def _health(run: RunFolder) -> list[str]:

@@ -28,7 +28,7 @@ ROUNDING = ("eval_batch_size",)  # moves the last bits alone: not in the recipe,
 PATHS = ("output_dir", "image_cache_dir")  # in them ~ is the home folder
 OWN = (
     "output_dir", "image_cache_dir", "image_cache_gib", "dataloader_num_workers",  # their machine
-    "save_checkpoints", "checkpoint_every", "resume", "on_bad_image",  # what becomes of their images and their work
+    "save_checkpoints", "checkpoint_every", "resume", "on_bad_image", "on_duplicate",  # what becomes of their images
     "report_to", "logging_steps", "report", "disable_progress",  # what they look at, and where it goes
     "push_to_hub", "hub_model_id", "hub_private_repo", "hub_license", "hub_include_backbone", "hub_remote_code",
 )  # fmt: skip
@@ -102,6 +102,10 @@ class ContinualTrainingArguments(NamedSettings):
     on_bad_image: str = _setting(
         "error", "An image that cannot be used stops the run before it begins, or is left out and listed.",
         ("error", "skip"),
+    )  # fmt: skip
+    on_duplicate: str = _setting(
+        "warn", "Test images among the training images, or an image that is there twice, are told or refused.",
+        ("warn", "error"),
     )  # fmt: skip
     report_to: str = _setting("none", "Tracker of losses and metrics.", ("none", "tensorboard", "trackio"))
     logging_steps: int = _setting(10, "Steps between two readings of the loss, at least 1.")

@@ -56,6 +56,18 @@ def _is_other(value) -> bool:
     return isinstance(value, dict) and _are_metrics(value.get("metrics")) and is_triangle(value.get("accuracy_matrix"))
 
 
+def _are_duplicates(value) -> bool:
+    """Counts of images that are there more than once, and two places for each kind that there is."""
+    counts = ("tested_on_training", "in_two_classes", "repeated")
+    return (
+        isinstance(value, dict)
+        and value.keys() == {*counts, "examples"}
+        and all(is_count(value[name]) for name in counts)
+        and is_object_of(value["examples"], lambda two: is_list_of(two, is_short_text) and len(two) == 2)
+        and value["examples"].keys() == {name for name in counts if value[name]}
+    )
+
+
 TRIANGLE = "for each task a row, of as many fractions in [0, 1] or null as tasks were learned by then"
 STATE_FIELDS: Fields = {
     "recipe": (is_settings, "an object of settings"),
@@ -83,6 +95,7 @@ METRICS_FIELDS: Fields = {
     ),
     "training_images_by_class": (lambda value: is_list_of(value, is_count), "an integer from 0 for each class"),
     "num_processes": (lambda value: is_count(value) and value > 0, "an integer from 1"),
+    "duplicate_images": (_are_duplicates, "three counts, and under examples two places for each that is not 0"),
 }
 
 

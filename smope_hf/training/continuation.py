@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
 
 from ..base.home import expanded
 from ..data.continued_stream import ContinuedStream
@@ -29,17 +32,17 @@ from .run_state import RunState
 
 
 def continue_from(
-    trainer_class,
+    trainer_class: type,
     checkpoint: str | Path,
     stream: TaskStream,
     *,
     output_dir: str | Path,
     revision: str | None = None,
-    backbone=None,
+    backbone: str | PreTrainedModel | None = None,
     old_tests: Sequence[TaskSplit | None] | None = None,
     callbacks: Sequence[ContinualCallback] = (),
     token: str | None = None,
-    **settings,
+    **settings: Any,
 ):
     """A trainer that teaches a saved model more classes, with the statistics, routing and recipe of its checkpoint.
 

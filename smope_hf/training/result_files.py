@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..data.duplicates import Duplicates
 from ..metrics.accuracy_matrix import AccuracyMatrix
 from ..metrics.summary import metrics_where_measured
 from ..settings.training_args import ContinualTrainingArguments
@@ -68,6 +69,7 @@ def run_details(
     evaluation: Evaluation,
     test_counts: list[int],
     num_processes: int = 1,
+    duplicates: Duplicates | None = None,
 ) -> dict:
     """What metrics.json tells of a run beside its metrics: method, measurements, settings, seconds, versions.
 
@@ -79,15 +81,18 @@ def run_details(
         evaluation: of the model as it is.
         test_counts: test images of each task.
         num_processes: that the run was on.
+        duplicates: images that are there more than once. Default: not known.
     """
     config = model.config
+    warnings = [*health_of(model, state, args.recipe()), *map(change_warning, state.version_changes)]
     return {
         "method": method_name(config),
         "accuracy_matrix": state.matrix.to_json(),
         "other_alignments": others.results(test_counts),
         "test_counts": test_counts,
         "task_confusion": state.task_confusion,
-        "warnings": [*health_of(model, state, args.recipe()), *map(change_warning, state.version_changes)],
+        "warnings": warnings if duplicates is None else [*duplicates.sentences, *warnings],
+        **({} if duplicates is None else {"duplicate_images": duplicates.to_json()}),
         "recall_by_class": evaluation.recalls[0],
         "training_images_by_class": state.statistics.count.tolist(),
         "seconds_by_task": state.seconds,

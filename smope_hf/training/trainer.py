@@ -10,11 +10,13 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
+from transformers import BaseImageProcessor
 
 from ..base.home import expanded
 from ..base.printing import say_once
 from ..data.augmentation import BatchAugmentation, Normalization, as_trained, processed_size
 from ..data.continued_stream import ContinuedStream
+from ..data.duplicates import find_duplicates
 from ..data.image_check import checked_stream
 from ..data.image_store import DecodedImages, ImageStore
 from ..data.seeding import derive_generator, derive_seed
@@ -75,7 +77,7 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub, TellsCallbacks):
         model: IncrementalClassifier,
         args: ContinualTrainingArguments,
         stream: TaskStream | ContinuedStream,
-        image_processor,
+        image_processor: BaseImageProcessor,
         callbacks: Sequence[ContinualCallback] = (),
         state: RunState | None = None,
     ):
@@ -260,7 +262,7 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub, TellsCallbacks):
             self.evaluation = self._evaluated()
         details = run_details(
             self.model, self.state, self.args, self.others, self.evaluation, self._test_counts(),
-            self.accelerator.num_processes,
+            self.accelerator.num_processes, find_duplicates(self.stream),
         )  # fmt: skip
         if manifest["options"].get("imbalance_factor", 1) > 1:
             of_all = [metrics, *(other["metrics"] for other in details["other_alignments"].values())]

@@ -1,6 +1,7 @@
 """The part of the trainer that speaks with the Hub."""
 
 from functools import partial
+from typing import Any
 
 from ..base.printing import say_once
 from ..sharing import checkpoint
@@ -21,7 +22,7 @@ class PushesToHub:
     push_failure: PushError | None = None
     num_pushed = 0  # tasks that are known to be on the Hub
 
-    def push_to_hub(self, repo_id: str | None = None, **options) -> list[PushedTask]:
+    def push_to_hub(self, repo_id: str | None = None, **options: Any) -> list[PushedTask]:
         """Push every saved task, each as one commit with a tag; see `smope_hf.sharing.hub.push_run`.
 
         Args:

@@ -5,6 +5,9 @@
 
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -200,3 +203,23 @@ def test_the_fault_table_counts_the_faults_that_are_tested():
     text = " ".join((ROOT / "docs" / "hub.md").read_text().split())
     counts = f"{len(PASSING)} faults that pass, {len(LASTING)} that last, a push killed at {len(KILLED)} moments"
     assert counts in text, f"docs/hub.md does not say: {counts}"
+
+
+# ---------------------------------------------------------------------- the site
+
+
+@pytest.mark.slow
+def test_the_check_of_the_site_fails_for_a_link_that_leads_nowhere(tmp_path):
+    """As `make quality` and `make docs` build it."""
+    builds = re.findall(r"^\t\$\(RUN\)/(mkdocs .*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert len(builds) == 2 and set(builds) == {"mkdocs build --strict"}
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    shutil.copy(ROOT / "mkdocs.yml", tmp_path)
+    (tmp_path / "smope_hf").symlink_to(ROOT / "smope_hf")
+    command = [sys.executable, "-m", *builds[0].split()]
+    whole = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)
+    assert whole.returncode == 0, whole.stderr
+    with open(tmp_path / "docs" / "faq.md", "a") as page:
+        page.write("\n[nowhere](nowhere.md)\n")
+    broken = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)
+    assert broken.returncode != 0 and "nowhere.md" in broken.stderr

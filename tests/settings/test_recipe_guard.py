@@ -21,7 +21,8 @@ TESTS = Path(__file__).parents[1]
 HOSTILE = {  # for every setting that is the user's, what a stranger would like it to be
     "output_dir": "runs/of/a/stranger", "image_cache_dir": "caches/of/a/stranger", "image_cache_gib": 1e6,
     "dataloader_num_workers": 1024, "save_checkpoints": False, "checkpoint_every": 1, "resume": True,
-    "on_bad_image": "skip", "report_to": "tensorboard", "logging_steps": 1, "report": False, "disable_progress": True,
+    "on_bad_image": "skip", "on_duplicate": "error", "report_to": "tensorboard", "logging_steps": 1, "report": False,
+    "disable_progress": True,
     "push_to_hub": True, "hub_model_id": "alice/stolen", "hub_private_repo": False, "hub_license": "mit",
     "hub_include_backbone": True, "hub_remote_code": True,
 }  # fmt: skip

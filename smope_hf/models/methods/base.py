@@ -1,6 +1,7 @@
 """The interface that a prompt method fills in; one file per method, registered in `methods`."""
 
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 
 class PromptMethod(nn.Module):
@@ -19,7 +20,7 @@ class PromptMethod(nn.Module):
     trains_backbone = False
     closed_form: str | None = None  # "ncm" or "lda": the head is set from class statistics, and nothing is trained
 
-    def __init__(self, config, head_shape: tuple[int, int]):
+    def __init__(self, config: PreTrainedConfig, head_shape: tuple[int, int]):
         super().__init__()
         self.heads, self.head_dim = head_shape
         self.num_tasks = len(config.tasks)
