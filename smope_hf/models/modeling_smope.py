@@ -21,8 +21,9 @@ from .random_routing import RandomExperts
 class RoutingMode(threading.local):
     """How the passes that a thread begins route the images; None for what the experts say themselves."""
 
-    dense: bool | None = None
-    routing: str | None = None
+    def __init__(self):
+        self.dense: bool | None = None
+        self.routing: str | None = None
 
     def __reduce__(self):
         return RoutingMode, ()  # a copy is of the model, not of what a thread is about

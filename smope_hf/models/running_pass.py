@@ -18,7 +18,8 @@ class Pass:
 
 
 class _OfThread(threading.local):
-    running: Pass | None = None
+    def __init__(self):  # for each thread anew: torch.compile cannot watch a default of the class
+        self.running: Pass | None = None
 
 
 # torch.compile can trace a thread's own object, but no ContextVar. Not an argument: not every family of

@@ -11,7 +11,8 @@ from conftest import EXTRA, tiny_images, tiny_model
 from model_history import with_history
 from PIL import Image
 from prompted_models import METHODS, PROMPTED, tiny_prompted
-from transformers import ViTImageProcessor, pipeline
+from torch._dynamo.testing import CompileCounter
+from transformers import ViTImageProcessorPil, pipeline
 
 THREADS, REQUESTS, ROUNDS = 4, 6, 2
 ROUTINGS = ("masked", "unmasked", "random")
@@ -75,8 +76,7 @@ def same(ours, theirs) -> bool:
 
 
 def check_at_once(asks: list[Callable], requests: list):
-    """Check that each thread, with its own way to ask, gets to each request what it gets alone."""
-    expected = [[ask(request) for request in requests] for ask in asks]
+    """Check that each thread, with its own way to ask, gets to each request what one gets alone, later."""
     count = len(requests)
 
     def work(index: int) -> list:
@@ -87,6 +87,7 @@ def check_at_once(asks: list[Callable], requests: list):
         return [given[number] for number in range(count)]
 
     found = at_once([lambda index=index: work(index) for index in range(len(asks))])
+    expected = [[ask(request) for request in requests] for ask in asks]
     wrong = sum(
         not same(answer, right)
         for ours, theirs in zip(found, expected, strict=True)
@@ -139,7 +140,7 @@ def test_two_models_on_two_threads(model):
 
 
 def test_one_shared_pipeline(model):
-    processor = ViTImageProcessor(size={"height": 16, "width": 16})
+    processor = ViTImageProcessorPil(size={"height": 16, "width": 16})
     classify = pipeline("image-classification", model=model, image_processor=processor, top_k=None)
     generator = np.random.default_rng(0)
     images = [Image.fromarray(generator.integers(0, 255, (16, 16, 3), dtype=np.uint8)) for _ in range(REQUESTS)]
@@ -168,9 +169,26 @@ def test_compiled_to_machine_code(case, part, no_graphs_of_other_tests):
     check_compiled(a_model(case), part, "inductor")
 
 
+def test_threads_share_what_was_compiled(no_graphs_of_other_tests):
+    model, counter = a_model("masked"), CompileCounter()
+    model.compile(backend=counter, fullgraph=True)
+    asking(model)(tiny_images(2))
+    check_at_once([asking(model)] * THREADS, requests())
+    assert counter.frame_count == 1
+
+
 def check_compiled(model, part: str, backend: str):
     (model if part == "model" else model.backbone).compile(backend=backend, fullgraph=True)
+    asking(model)(tiny_images(2))
     check_at_once([asking(model)] * THREADS, requests())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", QUICK)
+def test_the_first_to_ask_a_compiled_model_are_several_threads(case, no_graphs_of_other_tests):
+    model, images = a_model(case), requests(2)
+    model.compile(backend="eager", fullgraph=True)
+    check_at_once([asking(model)] * THREADS, images)
 
 
 @pytest.mark.parametrize("mode", ["raw_routing", "dense_routing"])
