@@ -1,7 +1,6 @@
 """How a model here classifies images: the backbone with the parts in its attention, the head, the losses."""
 
 import contextlib
-from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +8,7 @@ from torch import Tensor
 from transformers.utils import ModelOutput
 
 from .prefix_experts import at_least_float32
+from .running_pass import Pass, begun
 
 
 class ForwardPass:
@@ -60,14 +60,15 @@ class ForwardPass:
         output_noted: bool = False,
     ) -> ModelOutput | tuple[Tensor, ...]:
         """The forward pass; `output_noted` also returns what the parts have noted."""
-        self.prepare_parts(pixel_values, interpolate_pos_encoding)
+        running = self.prepare_parts(pixel_values, interpolate_pos_encoding)
         outputs = self._run_backbone(
+            running,
             pixel_values,
             interpolate_pos_encoding,
             output_hidden_states=self._asked(output_hidden_states, "output_hidden_states"),
             output_attentions=self._asked(output_attentions, "output_attentions"),
         )
-        noted = self.collect_parts()
+        noted = self.collect_parts(running)
         pooled, logits = self._classify(outputs.last_hidden_state)  # (B, D), (B, C)
         losses = {}
         if labels is not None:
@@ -86,11 +87,12 @@ class ForwardPass:
         """What a caller asks for, or else the config."""
         return getattr(self.config, setting) if value is None else value
 
-    def prepare_parts(self, pixel_values: Tensor, interpolate_pos_encoding: bool | None):
-        """What the parts in the attention need before the backbone runs."""
+    def prepare_parts(self, pixel_values: Tensor, interpolate_pos_encoding: bool | None) -> Pass:
+        """The pass to run, with what the parts in the attention need to know in it."""
+        return Pass()
 
-    def collect_parts(self):
-        """What the parts have noted while the backbone ran.
+    def collect_parts(self, running: Pass):
+        """What the parts have noted in the pass while the backbone ran.
 
         Raises:
             RuntimeError: when the backbone's attention has run without them.
@@ -104,23 +106,16 @@ class ForwardPass:
         """Fields of the output that are filled from what the parts have noted, on request."""
         return {}
 
-    def _run_backbone(self, pixel_values: Tensor, interpolate_pos_encoding: bool | None, **outputs):
+    def _run_backbone(
+        self, running: Pass, pixel_values: Tensor, interpolate_pos_encoding: bool | None, **outputs: bool
+    ):
         self._check_not_taken_over()
         kwargs = {name: True for name, wanted in outputs.items() if wanted}
         if self.family.resizes == "argument" and interpolate_pos_encoding:
             kwargs["interpolate_pos_encoding"] = True
-        with self._plain_attention() if "output_attentions" in kwargs else contextlib.nullcontext():
+        running.weights = "output_attentions" in kwargs
+        with begun(running):
             return self.backbone(pixel_values, **kwargs)
-
-    @contextlib.contextmanager
-    def _plain_attention(self) -> Iterator[None]:
-        config = self.backbone.config
-        before = config._attn_implementation
-        config._attn_implementation_internal = self.ATTENTION["eager"]
-        try:
-            yield
-        finally:
-            config._attn_implementation_internal = before
 
     def _classify(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Pooled features (B, D) and logits (B, C) from the backbone's last hidden state."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from ..base.home import expanded
@@ -17,6 +18,7 @@ from .backbones import EMBEDDED, build_backbone, family_of, load_backbone, weigh
 from .forward_pass import ForwardPass
 from .incremental_head import IncrementalHead
 from .pretrained import AdapterCheckpointMixin
+from .running_pass import Pass, checkpoint_in_pass
 
 
 class Binding:
@@ -25,7 +27,7 @@ class Binding:
     def __init__(self):
         self.places: list[tuple[nn.Module, str]] = []
 
-    def put(self, module: nn.Module, name: str, part: nn.Module):
+    def put(self, module: nn.Module, name: str, part: nn.Module | int):
         module.__dict__[name] = part  # not registered: the backbone's tree stays as it is
         self.places.append((module, name))
 
@@ -79,8 +81,13 @@ class IncrementalClassifier(ForwardPass, AdapterCheckpointMixin, PreTrainedModel
         self.freeze_backbone()
         self.post_init()
 
-    def bind(self, layer: int, part: nn.Module):
-        """Let a layer's attention find its part, without registering that in the backbone's tree."""
+    def bind(self, layer: int, part: nn.Module | int):
+        """Let a layer's attention find its part, without registering that in the backbone's tree.
+
+        Args:
+            layer: the backbone's number of the layer.
+            part: itself, or its number among those that each pass brings along.
+        """
         self.binding.put(self.family.attention_modules(self.backbone)[layer], self.BINDING, part)
 
     def _take_over(self) -> Binding:
@@ -197,22 +204,22 @@ class IncrementalClassifier(ForwardPass, AdapterCheckpointMixin, PreTrainedModel
             )
         super().activation_checkpointing_enable({"use_reentrant": False}, **kwargs)
 
+    def _set_gradient_checkpointing(self, enable=True, gradient_checkpointing_func=checkpoint, **kwargs):
+        """As in transformers, where the backward pass runs in threads of its own, which know nothing of a pass."""
+        checkpoint_layer = functools.partial(checkpoint_in_pass, gradient_checkpointing_func)
+        super()._set_gradient_checkpointing(enable, checkpoint_layer, **kwargs)
+
     @torch.no_grad()
     def backbone_features(self, pixel_values: Tensor, interpolate_pos_encoding: bool | None = None) -> Tensor:
         """Pooled features of the backbone alone, without prompts: (B, 3, height, width) -> (B, D).
 
         In training as in evaluation: a backbone's own dropout and drop path are off.
         """
-        modules = self.family.attention_modules(self.backbone)
-        bound = [module for module in modules if self.BINDING in module.__dict__]
-        parts = [module.__dict__.pop(self.BINDING) for module in bound]
         training = [module for module in self.backbone.modules() if module.training]
         self.backbone.eval()
         try:
-            tokens = self._run_backbone(pixel_values, interpolate_pos_encoding).last_hidden_state
+            tokens = self._run_backbone(Pass(bare=True), pixel_values, interpolate_pos_encoding).last_hidden_state
         finally:
-            for module, part in zip(bound, parts, strict=True):
-                module.__dict__[self.BINDING] = part
             for module in training:
                 module.training = True
         return self.family.pool(self.backbone, tokens, self.config.pooling)

@@ -1,5 +1,6 @@
 """A frozen ViT with a prompt method from the literature, beside which SMoPE is measured."""
 
+import contextlib
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ from .configuration_prompted import PromptedConfig
 from .methods.base import PromptMethod
 from .methods.rivals import PROMPT_METHODS
 from .modeling_incremental import IncrementalClassifier
-from .prefix_attention import Prefix
+from .prefix_attention import PromptedPass
 from .prefix_experts import at_least_float32, without_autocast
 
 
@@ -59,9 +60,8 @@ class PromptedForImageClassification(IncrementalClassifier):
     def __init__(self, config: PromptedConfig, backbone: PreTrainedModel | None = None):
         super().__init__(config, backbone)
         self.prompts = PROMPT_METHODS[config.method](config, head_shape(config.backbone_config))
-        self.prefixes = [Prefix() for _ in config.prompt_layers]
-        for layer, prefix in zip(config.prompt_layers, self.prefixes, strict=True):
-            self.bind(layer, prefix)
+        for position, layer in enumerate(config.prompt_layers):
+            self.bind(layer, position)
         self.complete()
 
     @classmethod
@@ -101,20 +101,24 @@ class PromptedForImageClassification(IncrementalClassifier):
     def before_task(self, index: int):
         self.prompts.begin_task(index)
 
-    def prepare_parts(self, pixel_values: Tensor, interpolate_pos_encoding: bool | None):
+    def prepare_parts(self, pixel_values: Tensor, interpolate_pos_encoding: bool | None) -> PromptedPass:
         query = None
         if self.prompts.needs_query:
             query = at_least_float32(self.backbone_features(pixel_values, interpolate_pos_encoding))
-        for position, prefix in enumerate(self.prefixes):
-            with without_autocast(pixel_values):  # so that rounding does not choose an image's prompts
-                prefix.set(*(self.prompts.prefixes(position, query) or (None, None)))
+        positions = range(len(self.config.prompt_layers))
+        # Rounding must not choose an image's prompts. With none, the region would be empty, which no export takes.
+        with without_autocast(pixel_values) if positions else contextlib.nullcontext():
+            chosen = self.prompts.choose(query)
+            prefixes = [self.prompts.prefixes(position, chosen) for position in positions]
+        return PromptedPass(chosen, prefixes)
 
-    def collect_parts(self):
-        for prefix in self.prefixes:
-            prefix.check_used()
+    def collect_parts(self, running: PromptedPass):
+        """What the method has chosen for the images."""
+        running.check_used()
+        return running.chosen
 
     def add_losses(self, cross_entropy: Tensor, pooled: Tensor, labels: Tensor, noted) -> dict[str, Tensor]:
         first = self.config.tasks[-1][0]
         with without_autocast(pooled):
-            extra = self.prompts.loss(at_least_float32(pooled), labels, self.classifier, first)
+            extra = self.prompts.loss(at_least_float32(pooled), labels, self.classifier, first, noted)
         return {"loss": cross_entropy + extra, "cross_entropy": cross_entropy, "method_loss": extra}

@@ -1,6 +1,7 @@
 """SMoPE for image classification: a frozen ViT whose attention layers share sparse prefix experts."""
 
 import contextlib
+import threading
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -13,8 +14,19 @@ from .backbones import head_shape
 from .configuration_smope import SMoPEConfig
 from .modeling_incremental import IncrementalClassifier
 from .modeling_outputs import SMoPEImageClassifierOutput
-from .prefix_experts import PrefixExperts
+from .prefix_experts import PrefixExperts, RoutedPass
 from .random_routing import RandomExperts
+
+
+class RoutingMode(threading.local):
+    """How the passes that a thread begins route the images; None for what the experts say themselves."""
+
+    def __init__(self):
+        self.dense: bool | None = None
+        self.routing: str | None = None
+
+    def __reduce__(self):
+        return RoutingMode, ()  # a copy is of the model, not of what a thread is about
 
 
 class SMoPEForImageClassification(IncrementalClassifier):
@@ -35,6 +47,7 @@ class SMoPEForImageClassification(IncrementalClassifier):
 
     def __init__(self, config: SMoPEConfig, backbone: PreTrainedModel | None = None):
         super().__init__(config, backbone)
+        self.mode = RoutingMode()
         heads, head_dim = head_shape(config.backbone_config)
         shape = (heads, head_dim, config.num_experts, config.top_k, config.noise_epsilon, config.routing)
         at_random = config.routing == "random"
@@ -62,8 +75,11 @@ class SMoPEForImageClassification(IncrementalClassifier):
 
     @contextlib.contextmanager
     def dense_routing(self) -> Iterator[None]:
-        """Step 4: every expert is on for every image, and there is no router loss."""
-        yield from self._with_experts(dense=True)
+        """Step 4: every expert is on for every image, and there is no router loss.
+
+        For the passes that this thread begins.
+        """
+        yield from self._in_mode(dense=True)
 
     @contextlib.contextmanager
     def raw_routing(self) -> Iterator[None]:
@@ -71,18 +87,17 @@ class SMoPEForImageClassification(IncrementalClassifier):
 
         On the images it runs over this equals what masked routing gives once they have been counted: whatever is
         among an image's top K then has a count above 0 and no penalty, and penalties only push others down.
+        For the passes that this thread begins.
         """
-        yield from self._with_experts(routing="unmasked")
+        yield from self._in_mode(routing="unmasked")
 
-    def _with_experts(self, **settings) -> Iterator[None]:
-        before = [{name: getattr(experts, name) for name in settings} for experts in self.prefix_experts]
+    def _in_mode(self, **settings) -> Iterator[None]:
+        before = {name: getattr(self.mode, name) for name in settings}
+        vars(self.mode).update(settings)
         try:
-            for experts in self.prefix_experts:
-                vars(experts).update(settings)
             yield
         finally:
-            for experts, old in zip(self.prefix_experts, before, strict=True):
-                vars(experts).update(old)
+            vars(self.mode).update(before)
 
     @torch.no_grad()
     def update_usage(self, router_scores: Sequence[Tensor]):
@@ -135,13 +150,12 @@ class SMoPEForImageClassification(IncrementalClassifier):
             output_noted=self._asked(output_router_scores, "output_router_scores"),
         )
 
-    def prepare_parts(self, pixel_values: Tensor, interpolate_pos_encoding: bool | None):
-        for experts in self.prefix_experts:
-            experts.listen()
+    def prepare_parts(self, pixel_values: Tensor, interpolate_pos_encoding: bool | None) -> RoutedPass:
+        return RoutedPass(self.mode.dense, self.mode.routing)
 
-    def collect_parts(self) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
+    def collect_parts(self, running: RoutedPass) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
         """Each layer's scores and selected experts."""
-        scores, selected = zip(*(experts.pop_route() for experts in self.prefix_experts), strict=True)
+        scores, selected = zip(*running.collect(self.prefix_experts), strict=True)
         return scores, selected
 
     def own_outputs(self, noted) -> dict:

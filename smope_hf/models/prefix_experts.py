@@ -5,6 +5,7 @@ Shapes: B images, H heads, N tokens, d head size, E experts, K selected experts.
 
 import contextlib
 import zlib
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +14,46 @@ from transformers import AttentionInterface
 from transformers import initialization as init
 
 from .cpu_attention import GatedAttention, kernel_applies, sdpa_attention
+from .running_pass import Pass, running_pass
 
 # Names in transformers' AttentionInterface. Code that came with a repository beside an installed smope_hf has its own.
 _COPY = "" if __package__ == "smope_hf.models" else f"_{zlib.crc32(__name__.encode()):08x}"
 FUSED, PLAIN = f"smope{_COPY}", f"smope_eager{_COPY}"
 BINDING = "smope_prefix_experts"  # where an attention module finds its experts
+
+
+class RoutedPass(Pass):
+    """A forward pass through prefix experts.
+
+    Args:
+        dense: whether all experts are on in this pass; None for what they say themselves.
+        routing: "masked" or "unmasked" in this pass; None for what they say themselves.
+    """
+
+    def __init__(self, dense: bool | None = None, routing: str | None = None):
+        super().__init__()
+        self.dense, self.routing = dense, routing
+        self.routes: dict | None = {}  # experts -> scores, selected; None once they have been collected
+
+    def note(self, experts: nn.Module, scores: Tensor, selected: Tensor | None):
+        """Keep what one layer's experts decide, but not when gradient checkpointing runs the layer again."""
+        if self.routes is not None:
+            self.routes[experts] = scores, selected
+
+    def collect(self, layers: Iterable[nn.Module]) -> list[tuple[Tensor, Tensor | None]]:
+        """The scores (B, H, E) and selected experts (B, H, K; None in dense mode) of each layer, kept no longer.
+
+        Raises:
+            RuntimeError: when the backbone's attention did not call a layer's experts at all.
+        """
+        routes, self.routes = self.routes, None
+        if not all(experts in routes for experts in layers):
+            raise RuntimeError(
+                "The backbone's attention ran without its prefix experts, so these results would not be SMoPE's. Its "
+                "attention implementation was changed from outside: call `set_attn_implementation('sdpa')` or "
+                "`set_attn_implementation('eager')` on the SMoPE model, not on its backbone."
+            )
+        return [routes[experts] for experts in layers]
 
 
 class PrefixExperts(nn.Module):
@@ -50,8 +86,6 @@ class PrefixExperts(nn.Module):
         self.register_buffer("usage_counts", torch.zeros(shape[:2], dtype=torch.long))  # (H, E)
         self.register_buffer("frequently_used", torch.zeros(shape[:2], dtype=torch.bool))  # (H, E)
         self.register_buffer("previous_keys", torch.zeros(shape))  # (H, E, d)
-        self.listening = False  # while the model's forward pass runs
-        self.scores = self.selected = None  # of that pass; collected by `pop_route`
         self._targets = None  # see `prototype_targets`
 
     def reset_parameters(self):
@@ -71,11 +105,16 @@ class PrefixExperts(nn.Module):
             mean_query = at_least_float32(query).mean(dim=2)  # (B, H, d)
             return torch.einsum("bhd,hed->bhe", mean_query, at_least_float32(self.keys))
 
+    def in_pass(self, setting: str) -> bool | str:
+        """`dense` or `routing`, as the running pass wants it, or else as these experts are set."""
+        wanted = getattr(running_pass(), setting, None)
+        return getattr(self, setting) if wanted is None else wanted
+
     def penalty(self) -> Tensor | None:
         """Step 2: the share of the score range that each expert loses at selection, (H, E), or None for none."""
         if self.training:
             return self.noise_epsilon * self.frequently_used
-        return 2.0 * (self.usage_counts == 0) if self.routing == "masked" else None
+        return 2.0 * (self.usage_counts == 0) if self.in_pass("routing") == "masked" else None
 
     def select(self, scores: Tensor) -> Tensor:
         """Step 2: ids of the K best experts of each image and head after the penalty: (B, H, E) -> (B, H, K)."""
@@ -85,33 +124,17 @@ class PrefixExperts(nn.Module):
         return scores.topk(self.top_k, dim=-1).indices
 
     def forward(self, query: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Score and select for one batch, and keep both for the losses: (B, H, N, d) -> scores, selected."""
+        """Score and select for one batch, and let the pass note both: (B, H, N, d) -> scores, selected."""
         scores = self.score(query)
-        selected = None if self.dense else self.select(scores)
-        if self.listening:  # not when gradient checkpointing runs the layer again in the backward pass
-            self.scores, self.selected = scores, selected
+        selected = None if self.in_pass("dense") else self.select(scores)
+        self.note(scores, selected)
         return scores, selected
 
-    def listen(self):
-        """Keep the route of the pass that begins, and nothing of one that broke off."""
-        self.listening, self.scores, self.selected = True, None, None
-
-    def pop_route(self) -> tuple[Tensor, Tensor | None]:
-        """Hand over the scores (B, H, E) and selected experts (B, H, K; None in dense mode) of the last pass.
-
-        Raises:
-            RuntimeError: when the backbone's attention did not call this layer's experts at all.
-        """
-        self.listening = False
-        if self.scores is None:
-            raise RuntimeError(
-                "The backbone's attention ran without its prefix experts, so these results would not be SMoPE's. Its "
-                "attention implementation was changed from outside: call `set_attn_implementation('sdpa')` or "
-                "`set_attn_implementation('eager')` on the SMoPE model, not on its backbone."
-            )
-        route = self.scores, self.selected
-        self.scores = self.selected = None
-        return route
+    def note(self, scores: Tensor, selected: Tensor | None):
+        """Keep both for the losses, where the model's forward pass runs."""
+        running = running_pass()
+        if isinstance(running, RoutedPass):
+            running.note(self, scores, selected)
 
     def router_loss(self, scores: Tensor, selected: Tensor) -> Tensor:
         """Step 7: cross-entropy towards the selected experts, summed over heads and K, mean over the batch."""
@@ -128,9 +151,10 @@ class PrefixExperts(nn.Module):
         stored = self.previous_keys
         if torch.compiler.is_compiling() or stored.is_inference():  # no writes are counted
             return self._prototype_targets()
-        if self._targets is None or self._targets[0] is not stored or self._targets[1] != stored._version:
-            self._targets = stored, stored._version, self._prototype_targets()
-        return self._targets[2]
+        kept = self._targets
+        if kept is None or kept[0] is not stored or kept[1] != stored._version:
+            kept = self._targets = stored, stored._version, self._prototype_targets()
+        return kept[2]
 
     def _prototype_targets(self) -> Tensor:
         previous = at_least_float32(self.previous_keys)
@@ -213,9 +237,21 @@ def extra_key_attention(query, key, value, bias, prefix_value, mask, scaling, dr
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling)
 
 
+def experts_of(module: nn.Module) -> PrefixExperts | None:
+    """The experts of an attention module; None for a layer that has none, and in a pass of the backbone alone."""
+    running = running_pass()
+    return None if running is not None and running.bare else module.__dict__.get(BINDING)
+
+
 def fused_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
-    """Attention of one layer, (B, H, N, d) each -> (B, N, H, d); layers without experts use plain sdpa."""
-    experts = module.__dict__.get(BINDING)
+    """Attention of one layer, (B, H, N, d) each -> (B, N, H, d); layers without experts use plain sdpa.
+
+    In a pass that is to give the attention weights, the plain form runs.
+    """
+    running = running_pass()
+    if running is not None and running.weights:
+        return plain_attention(module, query, key, value, attention_mask, scaling, dropout, **kwargs)
+    experts = experts_of(module)
     if experts is None:
         return sdpa_attention(module, query, key, value, attention_mask, scaling, dropout, **kwargs)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -238,7 +274,7 @@ def plain_attention(module, query, key, value, attention_mask, scaling=None, dro
     weights = at_least_float32(query @ key.mT * scaling)  # (B, H, N, N)
     if attention_mask is not None:
         weights = weights + attention_mask
-    experts = module.__dict__.get(BINDING)
+    experts = experts_of(module)
     if experts is not None:
         scores, selected = experts(query)
         batch, heads, tokens, size = query.shape

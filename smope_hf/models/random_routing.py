@@ -50,9 +50,8 @@ class RandomExperts(PrefixExperts):
     def forward(self, query: Tensor) -> tuple[Tensor, Tensor | None]:
         """Score by the keys and select by R: (B, H, N, d) -> scores, selected."""
         random_scores = self.random_score(query)
-        selected = None if self.dense else self.select(random_scores)
-        if self.listening:
-            self.scores, self.selected = random_scores, selected
+        selected = None if self.in_pass("dense") else self.select(random_scores)
+        self.note(random_scores, selected)
         return self.score(query), selected
 
     def router_loss(self, scores: Tensor, selected: Tensor) -> Tensor:

@@ -33,8 +33,9 @@ def test_components_are_weighted_by_the_cosine_of_attended_query_and_key():
 def test_l2p_uses_the_prompts_whose_keys_are_nearest():
     model = tiny_prompted("l2p")
     query = model.prompts.keys[torch.tensor([4, 1])].detach() * 3
-    keys, _ = model.prompts.prefixes(0, query)
-    assert keys.shape == (2, 2, 2 * 4, 16) and model.prompts.chosen[:, 0].tolist() == [4, 1]
+    chosen = model.prompts.choose(query)
+    keys, _ = model.prompts.prefixes(0, chosen)
+    assert keys.shape == (2, 2, 2 * 4, 16) and chosen[0][:, 0].tolist() == [4, 1]
     first = model.prompts.prompts[0, 4, 0].view(4, 2, 16).transpose(0, 1)  # H, length, d
     torch.testing.assert_close(keys[0, :, :4], first)
 
@@ -42,12 +43,12 @@ def test_l2p_uses_the_prompts_whose_keys_are_nearest():
 def test_dualprompt_takes_the_nearest_tasks_prompt_in_evaluation_and_its_own_in_training():
     model = tiny_prompted("dualprompt", num_tasks=3)
     query = torch.stack([model.prompts.keys[1], model.prompts.keys[0]]).detach()
-    model.prompts.prefixes(0, query)
-    keys, _ = model.prompts.prefixes(2, query)
+    chosen = model.prompts.choose(query)
+    keys, _ = model.prompts.prefixes(2, chosen)
     expected = [model.prompts.experts[task][0, 0].view(3, 2, 16).transpose(0, 1) for task in (1, 0)]
     torch.testing.assert_close(keys, torch.stack(expected))
     model.train()
-    keys, _ = model.prompts.prefixes(2, query)
+    keys, _ = model.prompts.prefixes(2, chosen)
     torch.testing.assert_close(keys[0], model.prompts.experts[2][0, 0].view(3, 2, 16).transpose(0, 1))
 
 
@@ -71,17 +72,15 @@ def head_over(classes, seed=7):
 def test_l2p_pulls_the_chosen_keys_towards_the_query():
     prompts = tiny_prompted("l2p").prompts
     query = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
-    prompts.prefixes(0, query)
     cosine = torch.nn.functional.cosine_similarity(query[:, None], prompts.keys[None], dim=-1)  # (B, S)
     expected = 0.1 * (1 - cosine.sort(descending=True).values[:, :2]).sum(dim=1).mean()
-    torch.testing.assert_close(prompts.loss(query, torch.zeros(4), head_over(6), 3), expected)
+    torch.testing.assert_close(prompts.loss(query, torch.zeros(4), head_over(6), 3, prompts.choose(query)), expected)
 
 
 def test_dualprompt_pulls_the_current_tasks_key_towards_the_query():
     prompts = tiny_prompted("dualprompt").prompts
     query = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
-    prompts.prefixes(0, query)
-    loss = prompts.loss(query, torch.zeros(4), head_over(6), 3)
+    loss = prompts.loss(query, torch.zeros(4), head_over(6), 3, prompts.choose(query))
     torch.testing.assert_close(
         loss, (1 - torch.nn.functional.cosine_similarity(query, prompts.keys[1][None], dim=-1)).mean()
     )

@@ -123,12 +123,19 @@ def test_under_autocast_prompts_are_chosen_in_float32(method, monkeypatch):
         if method != "ovor" and name.startswith("keys"):
             with torch.no_grad():
                 parameter.copy_(1 + 1e-4 * torch.randn(parameter.shape))
-    calls, prefixes = [], model.prompts.prefixes
+    calls, prefixes, choices, choose = [], model.prompts.prefixes, [], model.prompts.choose
     monkeypatch.setattr(
         model.prompts, "prefixes", lambda *given: calls.append((given, prefixes(*given))) or calls[-1][1]
     )
+    monkeypatch.setattr(
+        model.prompts, "choose", lambda query: choices.append((query, choose(query))) or choices[-1][1]
+    )
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         output = model(tiny_images(8), labels=torch.full((8,), 15))
+    ((query, chosen),) = choices
+    if query is not None:
+        for part, expected in zip(chosen, choose(query), strict=True):
+            assert torch.equal(part, expected)
     assert len(calls) == len(model.config.prompt_layers) and output.method_loss.dtype == torch.float32
     for given, found in calls:
         for part, expected in zip(found, prefixes(*given), strict=True):
@@ -271,11 +278,11 @@ def test_a_layer_may_have_no_prefix(monkeypatch):
     model, images = tiny_prompted("ovor"), tiny_images()
     whole, prefixes = model(images).logits, type(model.prompts).prefixes
     monkeypatch.setattr(
-        type(model.prompts), "prefixes", lambda self, at, query: None if at == 0 else prefixes(self, at, query)
+        type(model.prompts), "prefixes", lambda self, at, chosen: None if at == 0 else prefixes(self, at, chosen)
     )
     without_first = model(images).logits
     assert not torch.equal(without_first, whole)
-    monkeypatch.setattr(type(model.prompts), "prefixes", lambda self, at, query: None)
+    monkeypatch.setattr(type(model.prompts), "prefixes", lambda self, at, chosen: None)
     with torch.no_grad():
         bare = model.classifier(model.backbone_features(images))
     torch.testing.assert_close(model(images).logits, bare)

@@ -16,7 +16,7 @@ class PromptMethod(nn.Module):
 
     defaults: dict[str, float | int] = {}  # settings, and what they are when not given
     layers: tuple[int, ...] = (0, 1, 2, 3, 4)  # layers with prompts by default
-    needs_query = False  # whether `prefixes` wants the frozen backbone's feature of each image: a second forward pass
+    needs_query = False  # whether `choose` wants the frozen backbone's feature of each image: a second forward pass
     trains_backbone = False
     closed_form: str | None = None  # "ncm" or "lda": the head is set from class statistics, and nothing is trained
 
@@ -32,13 +32,6 @@ class PromptMethod(nn.Module):
         """What settings must be beside their kind: for each, its name, whether it is so, and what is allowed."""
         return []
 
-    def __getstate__(self) -> dict:
-        """What a copy or a pickle holds: nothing of the last batch, whose graph cannot go along."""
-        return {
-            name: None if isinstance(value, Tensor) and value.grad_fn is not None else value
-            for name, value in self.__dict__.items()
-        }
-
     def reset_parameters(self):
         """Draw the initial values of the method's own parameters."""
 
@@ -46,19 +39,29 @@ class PromptMethod(nn.Module):
         """Make room for task `index`, counted from 0; called before its first step."""
         self.num_tasks = index + 1
 
-    def prefixes(self, position: int, query: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    def choose(self, query: Tensor | None):
+        """What the layers of one forward pass and its loss share, in any form; the query by default.
+
+        It is kept with the pass. A method keeps nothing of a batch itself, for several threads may ask one model.
+
+        Args:
+            query: (B, D) features of the frozen backbone, where the method needs them.
+        """
+        return query
+
+    def prefixes(self, position: int, chosen) -> tuple[Tensor, Tensor] | None:
         """What one layer sees before its tokens.
 
         Args:
             position: of the layer in `config.prompt_layers`.
-            query: (B, D) features of the frozen backbone, where the method needs them.
+            chosen: what `choose` gave for the images.
 
         Returns:
             Keys and values, (B or 1, H, P, d) each, or None for no prefix. A row depends on its own image alone.
         """
         return None
 
-    def loss(self, features: Tensor, labels: Tensor, head: nn.Linear, first: int) -> Tensor:
+    def loss(self, features: Tensor, labels: Tensor, head: nn.Linear, first: int, chosen=None) -> Tensor:
         """What is added to the cross-entropy of a training step; 0 by default.
 
         Args:
@@ -66,6 +69,7 @@ class PromptMethod(nn.Module):
             labels: class ids (B,).
             head: the classifier, over all classes.
             first: the current task's first class id.
+            chosen: what `choose` gave for the images.
         """
         return features.new_zeros(())
 

@@ -62,7 +62,7 @@ class CodaPrompt(PromptMethod):
         keys, values = self.split_heads(prompt).unbind(dim=1)
         return keys, values
 
-    def loss(self, features: Tensor, labels: Tensor, head: nn.Linear, first: int) -> Tensor:
+    def loss(self, features: Tensor, labels: Tensor, head: nn.Linear, first: int, chosen=None) -> Tensor:
         """Keep the components apart, where `ortho_coef` is above 0."""
         if self.settings["ortho_coef"] == 0:
             return features.new_zeros(())

@@ -30,7 +30,6 @@ class DualPrompt(PromptMethod):
             torch.empty(experts, 2, self.settings["expert_length"], width) for _ in range(self.num_tasks)
         )
         self.keys = nn.ParameterList(torch.empty(width) for _ in range(self.num_tasks))
-        self.distance: Tensor | None = None
 
     def reset_parameters(self):
         for parameter in self.parameters():
@@ -46,21 +45,22 @@ class DualPrompt(PromptMethod):
         self.experts.append(nn.Parameter(torch.empty(shape).uniform_(-1, 1).to(self.general)))
         self.keys.append(nn.Parameter(torch.empty(width).uniform_(-1, 1).to(self.general)))
 
-    def prefixes(self, position: int, query: Tensor):
-        if position == 0:
-            keys = F.normalize(torch.stack(list(self.keys)), dim=-1)  # (T, D)
-            similarity = F.normalize(query, dim=-1) @ keys.T  # (B, T)
-            self.distance = 1 - similarity[:, -1]
-            self.task = similarity.argmax(dim=-1)  # (B,)
+    def choose(self, query: Tensor) -> tuple[Tensor, Tensor]:
+        """The task whose key is nearest, and the distance of the current task's: (B, D) -> (B,), (B,)."""
+        keys = F.normalize(torch.stack(list(self.keys)), dim=-1)  # (T, D)
+        similarity = F.normalize(query, dim=-1) @ keys.T  # (B, T)
+        return similarity.argmax(dim=-1), 1 - similarity[:, -1]
+
+    def prefixes(self, position: int, chosen: tuple[Tensor, Tensor]):
         if position < len(self.general):
             keys, values = self.split_heads(self.general[position]).unsqueeze(1)  # (1, H, P, d) each
         elif self.training:
             keys, values = self.split_heads(self.experts[-1][position - len(self.general)]).unsqueeze(1)
         else:
             prompts = torch.stack([expert[position - len(self.general)] for expert in self.experts])  # (T, 2, P, D)
-            keys, values = self.split_heads(prompts)[self.task].unbind(dim=1)  # (B, H, P, d) each
+            keys, values = self.split_heads(prompts)[chosen[0]].unbind(dim=1)  # (B, H, P, d) each
         return keys, values
 
-    def loss(self, features: Tensor, labels: Tensor, head: nn.Linear, first: int) -> Tensor:
+    def loss(self, features: Tensor, labels: Tensor, head: nn.Linear, first: int, chosen) -> Tensor:
         """Pull the current task's key towards its images' queries."""
-        return self.settings["pull_coef"] * self.distance.mean()
+        return self.settings["pull_coef"] * chosen[1].mean()

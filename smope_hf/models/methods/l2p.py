@@ -29,21 +29,22 @@ class DeepL2P(PromptMethod):
         width = self.heads * self.head_dim
         self.keys = nn.Parameter(torch.empty(size, width))  # (S, D), one set for all layers
         self.prompts = nn.Parameter(torch.empty(len(self.prompt_layers), size, 2, length, width))
-        self.distance: Tensor | None = None
 
     def reset_parameters(self):
         init.uniform_(self.keys, -1, 1)
         init.uniform_(self.prompts, -1, 1)
 
-    def prefixes(self, position: int, query: Tensor):
-        if position == 0:
-            similarity = F.normalize(query, dim=-1) @ F.normalize(self.keys, dim=-1).T  # (B, S)
-            nearest = similarity.topk(self.settings["top_k"], dim=-1)
-            self.chosen, self.distance = nearest.indices, 1 - nearest.values  # (B, K)
-        prompts = self.split_heads(self.prompts[position])[self.chosen]  # (B, K, 2, H, length, d)
+    def choose(self, query: Tensor) -> tuple[Tensor, Tensor]:
+        """The prompts whose keys are nearest, and their distances: (B, D) -> (B, K), (B, K)."""
+        similarity = F.normalize(query, dim=-1) @ F.normalize(self.keys, dim=-1).T  # (B, S)
+        nearest = similarity.topk(self.settings["top_k"], dim=-1)
+        return nearest.indices, 1 - nearest.values
+
+    def prefixes(self, position: int, chosen: tuple[Tensor, Tensor]):
+        prompts = self.split_heads(self.prompts[position])[chosen[0]]  # (B, K, 2, H, length, d)
         keys, values = prompts.permute(2, 0, 3, 1, 4, 5).flatten(3, 4)  # (B, H, K * length, d) each
         return keys, values
 
-    def loss(self, features: Tensor, labels: Tensor, head: nn.Linear, first: int) -> Tensor:
+    def loss(self, features: Tensor, labels: Tensor, head: nn.Linear, first: int, chosen) -> Tensor:
         """Pull the selected keys towards the queries that selected them."""
-        return self.settings["pull_coef"] * self.distance.sum(dim=-1).mean()
+        return self.settings["pull_coef"] * chosen[1].sum(dim=-1).mean()

@@ -39,11 +39,11 @@ class OnePromptWithOutliers(PromptMethod):
         for prompt in self.prompts:
             init.uniform_(prompt, -1, 1)
 
-    def prefixes(self, position: int, query: Tensor | None):
+    def prefixes(self, position: int, chosen):
         keys, values = self.split_heads(self.prompts[position]).unsqueeze(1)  # (1, H, P, d) each
         return keys, values
 
-    def loss(self, features: Tensor, labels: Tensor, head: nn.Linear, first: int) -> Tensor:
+    def loss(self, features: Tensor, labels: Tensor, head: nn.Linear, first: int, chosen=None) -> Tensor:
         """Hold the head's best score above a margin on the data, and below its negative on the outliers."""
         features = features.detach().to(head.weight.dtype)
         outliers, apart = self.outliers(features, labels)
