@@ -14,6 +14,8 @@ from test_docs import PAGES
 
 from smope_hf.models.methods.rivals import PROMPT_METHODS
 
+WITH_PICTURES = True  # of the runs that pages show
+
 NEEDS_HUB = {"share.md"}  # its commands speak to the Hub of the tests, as a user named me
 NOT_RUN = {
     "docs/bad-input.md": Counter(files=1),
