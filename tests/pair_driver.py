@@ -17,7 +17,25 @@ from collections import Counter
 from pathlib import Path
 
 from kill_driver import SETTINGS, be_ready_to_fork
-from runs import assert_same_run, save_backbone, tiny_stream, tiny_trainer
+from runs import NUM_TASKS, assert_same_run, save_backbone, tiny_stream, tiny_trainer
+
+from smope_hf.training.callbacks import ContinualCallback
+
+
+class UntilTheOtherHasEnded(ContinualCallback):
+    """Holds a run behind its last task until a file is there: it could be over before the other has begun.
+
+    Args:
+        file: which the parent makes when the other run has ended.
+    """
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def on_task_end(self, trainer, task):
+        until = time.monotonic() + 120
+        while task.index == NUM_TASKS - 1 and not self.file.exists() and time.monotonic() < until:
+            time.sleep(0.01)
 
 
 def start(log: Path, run) -> int:
@@ -49,18 +67,24 @@ def main(folder: Path, pairs: int, seed: int) -> dict:
     backbone, stream = save_backbone(folder / "backbone"), tiny_stream()
 
     def learn(output, resume):
-        tiny_trainer(backbone, output, stream=stream, **{**SETTINGS, "resume": resume}).train()
+        settings = {**SETTINGS, "resume": resume}
+        tiny_trainer(backbone, output, stream, [UntilTheOtherHasEnded(over)], **settings).train()
 
+    over = folder / "over"
+    over.touch()
     begin = time.monotonic()
     start(folder / "alone.log", lambda: learn(alone, False))
     assert ended()[1] == 0, (folder / "alone.log").read_text()[-4000:]
     duration = time.monotonic() - begin
     for pair in range(pairs):
+        over.unlink()
         first = start(folder / "first.log", lambda: learn(found, False))
         time.sleep(draw.uniform(0, 0.5 * duration) if pair % 4 else 0)
         resume = draw.random() < 0.5
         second = start(folder / "second.log", lambda resume=resume: learn(found, resume))
-        (loser, refused), (winner, done) = ended(), ended()
+        loser, refused = ended()
+        over.touch()
+        winner, done = ended()
         logs = {first: folder / "first.log", second: folder / "second.log"}
         text = logs[loser].read_text()
         assert (refused, done) == (1, 0), text[-3000:] + logs[winner].read_text()[-3000:]

@@ -49,7 +49,7 @@ class PromptMethod(nn.Module):
         """
         return query
 
-    def prefixes(self, position: int, chosen) -> tuple[Tensor, Tensor] | None:
+    def prefixes(self, position: int, chosen: object) -> tuple[Tensor, Tensor] | None:
         """What one layer sees before its tokens.
 
         Args:
@@ -61,7 +61,7 @@ class PromptMethod(nn.Module):
         """
         return None
 
-    def loss(self, features: Tensor, labels: Tensor, head: nn.Linear, first: int, chosen=None) -> Tensor:
+    def loss(self, features: Tensor, labels: Tensor, head: nn.Linear, first: int, chosen: object = None) -> Tensor:
         """What is added to the cross-entropy of a training step; 0 by default.
 
         Args:
