@@ -44,7 +44,7 @@ FROM_FILES = {  # dataclass whose values a file of a checkpoint or base model re
 }
 NEVER_FROM_FILES = {  # made by the code from what it has, or by the user: by the command line and recipes of their own
     "ModelArguments", "DataArguments", "BackboneFamily", "BeitFamily", "BatchAugmentation", "CheckpointSource",
-    "Classes", "Duplicates", "Evaluation", "FeatureDrift", "Picture", "Prefix", "PromptedOutput", "PushedTask",
+    "Classes", "Duplicates", "Evaluation", "FeatureDrift", "Picture", "PromptedOutput", "PushedTask",
     "RowSampler", "RunGroup", "ImagePasses", "ProgressBars", "SMoPEImageClassifierOutput", "SkippedImage",
     "StagedTask", "TaskSplit",
 }  # fmt: skip
