@@ -13,7 +13,8 @@ export NO_MKDOCS_2_WARNING ?= 1
 # the lowest versions that are allowed have a virtual environment of their own
 OLDEST_VENV ?= .venv-oldest
 OLDEST_STAMP := $(OLDEST_VENV)/.installed
-OLDEST_TESTS := $(addprefix tests/test_,model.py model_saving.py checkpoint.py prefix_attention.py prefix_experts.py prefix_losses.py trainer.py older_checkpoints.py)
+OLDEST_TESTS := $(addprefix tests/,$(addprefix models/test_,model.py model_saving.py prefix_attention.py prefix_experts.py prefix_losses.py) \
+	sharing/test_checkpoint.py sharing/test_older_checkpoints.py training/test_trainer.py)
 
 AUDIT_VENV ?= .venv-audit
 AUDIT_STAMP := $(AUDIT_VENV)/.installed
