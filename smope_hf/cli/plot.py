@@ -1,5 +1,6 @@
 """`smope plot`: the pictures of one run, or several runs in one picture."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -85,7 +86,7 @@ def draw_run(run: Path, every_task: bool) -> list:
     from ..reports.run_pictures import Picture, accuracy_pictures, routing_pictures
 
     table = run / COSTS_FILE if run.is_dir() else run
-    if table.name == COSTS_FILE and table.is_file():
+    if table.name == COSTS_FILE and os.path.lexists(table) and not table.is_dir():  # reading says what else it is
         draw = partial(plot_costs, read_costs(table))
         return [Picture("costs", "Final average accuracy over parameters and over GFLOPs.", draw)]
     opened = RunFolder(run)

@@ -136,6 +136,15 @@ def test_plot_several_runs_in_one_picture(place, tmp_path):
     assert "given twice" in fails("plot", runs[0], runs[0], "--output", tmp_path)
 
 
+def test_a_table_of_costs_that_is_no_file_is_named(tmp_path):
+    """Not taken for a run's folder: nobody would look for the table then."""
+    for source, told in (("/dev/zero", "results.csv"), ("nowhere", "results.csv")):
+        (tmp_path / "results.csv").unlink(missing_ok=True)
+        (tmp_path / "results.csv").symlink_to(source)
+        for given in (tmp_path, tmp_path / "results.csv"):
+            assert told in smope("plot", given, code=2).stderr.splitlines()[-1]
+
+
 def test_plot_the_costs_of_a_benchmark(tmp_path):
     header = "method,seeds,FAA,FAA std,parameters,GFLOPs train,GFLOPs test\n"
     (tmp_path / "results.csv").write_text(header + "smope,2,60.5,1.2,383000,33.7,33.7\nlda,2,58,,7700,33.7,33.7\n")
