@@ -12,7 +12,6 @@ from accelerate.utils import gather_object, tqdm
 
 from ..base.printing import say_once
 from ..storage.files import write_json
-from .duplicates import check_duplicates
 from .image_reading import UnreadableImage, check_image
 from .split import SkippedImage, Task, TaskSplit
 
@@ -143,7 +142,7 @@ def _listed(problems: list[str]) -> str:
 
 
 def checked_stream(stream, args, accelerator):
-    """A stream whose images were all looked at, as `args.on_bad_image` says; what is skipped or twice is told.
+    """A stream whose images were all looked at, as `args.on_bad_image` says; what is skipped is told on the terminal.
 
     Args:
         stream: a `TaskStream`, or what has its `with_splits`.
@@ -151,8 +150,7 @@ def checked_stream(stream, args, accelerator):
         accelerator: of the run.
 
     Raises:
-        ValueError: naming row and column of images that cannot be used, or a class of which none is left; or images
-            that are there twice, where `args.on_duplicate` refuses them.
+        ValueError: naming row and column of images that cannot be used, or a class of which none is left.
     """
     check = ImageCheck(args.on_bad_image, accelerator, args.dataloader_num_workers, args.disable_progress)
     stream = stream.with_splits(check.task)
@@ -163,7 +161,6 @@ def checked_stream(stream, args, accelerator):
             f"Skipped {len(check.problems)} of {check.looked_at} images: {_listed(check.problems)} {SKIPPED_FILE} in "
             f"{args.output_dir} lists all.",
         )
-    check_duplicates(stream, args.on_duplicate, accelerator)
     return stream
 
 

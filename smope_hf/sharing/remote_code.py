@@ -46,10 +46,10 @@ def code_of(model_class: type[IncrementalClassifier]) -> dict[str, str]:
 
 def write_code(model_class: type[IncrementalClassifier], folder: Path) -> dict[str, Path]:
     """Write `code_of` a model into a folder: name of each file -> the file."""
-    written = {name: folder / name for name in code_of(model_class)}
-    for name, source in code_of(model_class).items():
-        written[name].write_text(source, encoding="utf-8")
-    return written
+    sources = code_of(model_class)
+    for name, source in sources.items():
+        (folder / name).write_text(source, encoding="utf-8")
+    return {name: folder / name for name in sources}
 
 
 def _file(module: Module) -> Path:

@@ -16,7 +16,7 @@ from ..base.home import expanded
 from ..base.printing import say_once
 from ..data.augmentation import BatchAugmentation, Normalization, as_trained, processed_size
 from ..data.continued_stream import ContinuedStream
-from ..data.duplicates import find_duplicates
+from ..data.duplicates import check_duplicates
 from ..data.image_check import checked_stream
 from ..data.image_store import DecodedImages, ImageStore
 from ..data.seeding import derive_generator, derive_seed
@@ -120,6 +120,7 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub, TellsCallbacks):
         states = (self._callback_states, self._restore_callbacks)
         self.mid_task = MidTask(args, self.accelerator, self.num_known, *states)
         self.stream = checked_stream(stream, args, self.accelerator)
+        self.duplicates = check_duplicates(self.stream, args.on_duplicate, self.accelerator)
         self.model = model.to(self.accelerator.device)
         size = processed_size(image_processor)
         self.augment = BatchAugmentation(size, args.crop_scale, args.crop_ratio, args.flip_probability)
@@ -262,7 +263,7 @@ class ContinualTrainer(KeepsRunFolder, PushesToHub, TellsCallbacks):
             self.evaluation = self._evaluated()
         details = run_details(
             self.model, self.state, self.args, self.others, self.evaluation, self._test_counts(),
-            self.accelerator.num_processes, find_duplicates(self.stream),
+            self.accelerator.num_processes, self.duplicates,
         )  # fmt: skip
         if manifest["options"].get("imbalance_factor", 1) > 1:
             of_all = [metrics, *(other["metrics"] for other in details["other_alignments"].values())]
